@@ -1,0 +1,45 @@
+"""Small parts that several papers' blocks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that survives one value per channel, and that keeps the eps its owner chose.
+
+    PyTorch refuses to normalise a training batch that holds a single value per channel (batch of one on a 1x1 map: the
+    last batch of an epoch, or a pooled branch). There is no variance to speak of then, so the running statistics are
+    used and left as they are. Ultralytics overwrites eps and momentum of every exact `nn.BatchNorm2d`; a subclass keeps
+    the authors' 1e-5, without which their weights are off by up to 29 % where the variance is small.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise each channel over batch and space."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift (C,) that eval mode applies to each channel."""
+        with torch.no_grad():
+            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return scale, self.bias - self.running_mean * scale
+
+
+def fold_batchnorm(conv: nn.Conv2d, bn: BatchNorm2d) -> None:
+    """Fold an eval-mode BatchNorm into the convolution before it, in place.
+
+    Args:
+        conv: Convolution whose output goes to `bn` and nowhere else.
+        bn: The BatchNorm; the caller replaces it with `nn.Identity()` afterwards.
+    """
+    scale, shift = bn.affine()
+    conv.weight.data = conv.weight.data * scale[:, None, None, None]
+    bias = conv.bias.data * scale if conv.bias is not None else torch.zeros_like(shift)
+    conv.bias = nn.Parameter(bias + shift, requires_grad=conv.weight.requires_grad)

@@ -1,0 +1,166 @@
+"""Carriers: how an operator sits inside a YOLO without disturbing what the network has learned.
+
+An operator is a paper's mechanism and nothing else. A carrier adds it to a network so that the network's function is
+unchanged before the first optimiser step: the operator's branch ends in a BatchNorm whose gamma starts at zero, as in
+zero-initialised residual networks (Goyal et al., https://arxiv.org/abs/1706.02677, section 5.1). A BatchNorm gamma,
+unlike a bare gate parameter, is exempt from weight decay in Ultralytics' optimiser groups, and folds away at inference.
+
+    residual row    y = x + BN0(operator(x))
+    C2f form        a stock C2f or C3k2 in which every inner bottleneck is followed by such a residual;
+                    the stock part keeps its state-dict keys, so its pretrained weights fit
+
+Both are made per operator by functions here; nobody writes operators x carriers out by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .blocks.common import BatchNorm2d
+
+
+class Residual(nn.Module):
+    """x + BN0(operator(x)); subclasses name the operator.
+
+    Args:
+        c1: Channels in and out.
+        *args: The operator's own options, by position.
+        **kwargs: The operator's own options, by name.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W).
+    """
+
+    operator_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, c1: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        bound = inspect.signature(type(self)).bind(c1, *args, **kwargs)
+        self.operator = self.operator_class(**bound.arguments)
+        # YOLO's own BatchNorm settings: this layer belongs to the carrier, not to the paper.
+        self.bn = BatchNorm2d(c1, eps=1e-3, momentum=0.03)
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Add the gated operator to its input."""
+        return x + self.bn(self.operator(x))
+
+    def fuse(self) -> None:
+        """Fold the gate into the operator's last convolutions, or into a per-channel affine where there are none."""
+        if not isinstance(self.bn, nn.BatchNorm2d):
+            return
+        scale, shift = self.bn.affine()
+        outputs = getattr(self.operator, "output_convs", list)()
+        if outputs:
+            start = 0
+            for conv in outputs:
+                end = start + conv.out_channels
+                conv.weight.data *= scale[start:end, None, None, None]
+                if conv.bias is None:
+                    conv.bias = nn.Parameter(torch.zeros_like(shift[start:end]))
+                conv.bias.data = conv.bias.data * scale[start:end] + shift[start:end]
+                start = end
+            if start != len(scale):
+                raise AssertionError(f"output_convs of {type(self.operator).__name__} cover {start} of {len(scale)} channels")
+            self.bn = nn.Identity()
+        else:
+            self.bn = ChannelAffine(scale, shift)
+
+
+class ChannelAffine(nn.Module):
+    """scale * x + shift per channel: what is left of a BatchNorm that no convolution precedes.
+
+    Args:
+        scale: (C,).
+        shift: (C,).
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(scale[:, None, None].clone(), requires_grad=False)
+        self.bias = nn.Parameter(shift[:, None, None].clone(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale and shift each channel."""
+        return x * self.weight + self.bias
+
+
+class CSPForm(nn.Module):
+    """A stock cross-stage-partial block (C2f, C3k2) with a gated operator after each inner bottleneck.
+
+    Args:
+        c1: Input channels.
+        c2: Output channels.
+        n: Number of inner bottlenecks.
+        *args: What the stock block takes after its repeats, in its order; a dict at the end holds options of the
+            operator by name.
+
+    Shape:
+        (B, c1, H, W) -> (B, c2, H, W).
+
+    Raises:
+        TypeError: An option that the operator does not have.
+    """
+
+    residual_class: ClassVar[type[Residual]]
+    base_name: ClassVar[str] = "C2f"
+
+    def __init__(self, c1: int, c2: int, n: int = 1, *args: Any) -> None:
+        super().__init__()
+        from ultralytics.nn import modules as stock
+
+        *rest, options = args if args and isinstance(args[-1], dict) else (*args, {})
+        base = getattr(stock, self.base_name)(c1, c2, n, *rest)
+        self.cv1, self.cv2, self.m = base.cv1, base.cv2, base.m
+        self.c = base.c  # hidden channels
+        self.attn = nn.ModuleList(self.residual_class(self.c, **options) for _ in self.m)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Split, refine one half step by step, concatenate every step."""
+        parts = list(self.cv1(x).chunk(2, 1))
+        for bottleneck, attn in zip(self.m, self.attn):
+            parts.append(attn(bottleneck(parts[-1])))
+        return self.cv2(torch.cat(parts, 1))
+
+
+def _signature_of_options(operator: type[nn.Module]) -> inspect.Signature:
+    """The operator's signature as a keep-channels block sees it: without `c2`."""
+    parameters = [p for k, p in inspect.signature(operator).parameters.items() if k != "c2"]
+    return inspect.Signature(parameters)
+
+
+def residual_row(operator: type[nn.Module], name: str) -> type[Residual]:
+    """A class `name` that adds `operator` to a network as a residual row."""
+    doc = f"Residual row around `{operator.__name__}`: x + BN0({operator.__name__}(x)). Shape: BCHW -> BCHW."
+    attributes = {
+        "__doc__": doc,
+        "__module__": operator.__module__,
+        "__qualname__": name,
+        "operator_class": operator,
+        "__signature__": _signature_of_options(operator),
+    }
+    return type(name, (Residual,), attributes)
+
+
+def csp_form(residual: type[Residual], base_name: str, name: str) -> type[CSPForm]:
+    """A class `name` that sets `residual` into the stock block `base_name`."""
+    operator = residual.operator_class
+    doc = (
+        f"Stock `{base_name}` with a gated `{operator.__name__}` after each bottleneck. "
+        "Shape: (B, c1, H, W) -> (B, c2, H, W)."
+    )
+    attributes = {
+        "__doc__": doc,
+        "__module__": operator.__module__,
+        "__qualname__": name,
+        "residual_class": residual,
+        "base_name": base_name,
+    }
+    return type(name, (CSPForm,), attributes)
