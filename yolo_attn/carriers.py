@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .blocks.common import BatchNorm2d
+from .layers import BatchNorm2d
 
 
 class Residual(nn.Module):

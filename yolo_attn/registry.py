@@ -24,6 +24,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T", bound=type)
 
+#: What every block promises; tests hold each block to all of them, and to the failure where it declares an exception.
+PROMISES = {
+    "any_size": "any height and width of at least 1",
+    "single_image": "one image in train mode, also on a 1x1 map",
+    "independent": "in eval mode an image's result does not depend on its batch",
+    "half": "finite in float16, under autocast and after .half(), for inputs up to 100",
+    "bfloat16": "finite under bfloat16 autocast for inputs up to 100",
+    "deepcopy": "deepcopy and pickle after a forward pass, as EMA and checkpoints need",
+    "trace": "a TorchScript trace gives equal numbers at other sizes",
+    "onnx": "an ONNX file (opset 17) with dynamic axes gives equal numbers at other sizes",
+    "compile": "torch.compile without a graph break",
+    "channels_last": "equal numbers in channels_last layout",
+    "meta": "builds and runs on the meta device",
+}
+
 BUILTIN_MODULES = ("yolo_attn.blocks",)
 _blocks: dict[str, Block] = {}
 _builtins_loaded = False
@@ -51,6 +66,7 @@ class Block:
         takes_n: The constructor takes the number of repeats.
         many: The constructor takes several inputs.
         stride: How much the block shrinks height and width.
+        exceptions: Promise of `PROMISES` that the block cannot keep -> the reason, in words for a user.
     """
 
     name: str
@@ -65,6 +81,7 @@ class Block:
     takes_n: bool = False
     many: bool = False
     stride: int = 1
+    exceptions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -86,6 +103,7 @@ def register(
     watch: Mapping[str, str] | None = None,
     row: str | None = None,
     stride: int = 1,
+    exceptions: Mapping[str, str] | None = None,
 ) -> Callable[[T], T]:
     """Declare a block; use as a decorator above an `nn.Module` class.
 
@@ -98,6 +116,7 @@ def register(
         row: For operators that keep their channels: also derive a residual row of this name and forms inside stock
             blocks named "C2f" + row and "C3k2" + row, all of which leave a network's function unchanged at the start.
         stride: How much the block shrinks height and width.
+        exceptions: Promise (a key of `PROMISES`) that the block cannot keep -> why.
 
     Returns:
         The decorator; it returns the class unchanged.
@@ -113,7 +132,18 @@ def register(
                 f"{block_name}: {paper=} is no link. Give the address of the paper, or of the page that describes the block."
             )
         meta: dict[str, Any] = {"title": title, "paper": paper, "code": code, "watch": dict(watch or {})}
-        block = Block(name=block_name, cls=cls, operator=cls, stride=stride, **meta, **_channel_rule(block_name, cls))
+        block = Block(
+            name=block_name,
+            cls=cls,
+            operator=cls,
+            stride=stride,
+            exceptions=dict(exceptions or {}),
+            **meta,
+            **_channel_rule(block_name, cls),
+        )
+        for promise in block.exceptions:
+            if promise not in PROMISES:
+                raise RegistryError(f"{block_name}: no promise {promise!r} to except.{suggest(promise, PROMISES)}")
         made = [block]
         if row is not None:
             made += _derive(block, row)
@@ -235,6 +265,7 @@ def _derive(block: Block, row: str) -> list[Block]:
             "or `(c1, c2=None, …)`; drop row= and register the block as it is."
         )
     meta: dict[str, Any] = {"title": block.title, "paper": block.paper, "code": block.code, "operator": block.cls}
+    meta["exceptions"] = block.exceptions
     residual = carriers.residual_row(block.cls, row)
     made = [Block(name=row, cls=residual, carrier="row", watch=_under("operator", block.watch), **meta)]
     for kind, base in (("c2f", "C2f"), ("c3k2", "C3k2")):

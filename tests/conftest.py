@@ -1,0 +1,43 @@
+"""Hermetic settings: no network, no user settings, no autoinstall; set before Ultralytics is imported anywhere."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_home = Path(tempfile.mkdtemp(prefix="yolo-attn-tests-"))
+os.environ.update(
+    YOLO_OFFLINE="true",
+    YOLO_AUTOINSTALL="false",
+    YOLO_CONFIG_DIR=str(_home),
+    MPLCONFIGDIR=str(_home),
+    YOLO_VERBOSE="false",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def _place_font() -> None:
+    """Ultralytics looks its label font up online unless a file of that name exists."""
+    import matplotlib
+
+    target = _home / "Ultralytics" / "Arial.ttf"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", target)
+
+
+_place_font()
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state."""
+    import torch
+
+    torch.manual_seed(0)
