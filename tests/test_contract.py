@@ -27,7 +27,7 @@ def build(block: registry.Block) -> torch.nn.Module:
     module = block.cls(*args)
     # Zero-initialised layers would hide whatever happens before them.
     for p in module.parameters():
-        if p.dim() and not p.any():
+        if not p.is_meta and p.dim() and not p.any():
             torch.nn.init.normal_(p, std=0.1)
     return module
 

@@ -53,7 +53,7 @@ class Residual(nn.Module):
         """Fold the gate into the operator's last convolutions, or into a per-channel affine where there are none."""
         if not isinstance(self.bn, nn.BatchNorm2d):
             return
-        scale, shift = self.bn.affine()
+        scale, shift = self.bn.scale_and_shift()
         outputs = getattr(self.operator, "output_convs", list)()
         if outputs:
             start = 0

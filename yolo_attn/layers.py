@@ -25,7 +25,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
 
-    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift (C,) that eval mode applies to each channel."""
         with torch.no_grad():
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
@@ -39,7 +39,7 @@ def fold_batchnorm(conv: nn.Conv2d, bn: BatchNorm2d) -> None:
         conv: Convolution whose output goes to `bn` and nowhere else.
         bn: The BatchNorm; the caller replaces it with `nn.Identity()` afterwards.
     """
-    scale, shift = bn.affine()
+    scale, shift = bn.scale_and_shift()
     conv.weight.data = conv.weight.data * scale[:, None, None, None]
     bias = conv.bias.data * scale if conv.bias is not None else torch.zeros_like(shift)
     conv.bias = nn.Parameter(bias + shift, requires_grad=conv.weight.requires_grad)
