@@ -1,1 +1,40 @@
-"""Attention blocks for Ultralytics YOLO."""
+"""Attention blocks for Ultralytics YOLO.
+
+Importing this package patches Ultralytics at once (where it is imported already) or as soon as it is imported. An
+installed copy does the same without any import; see `yolo_attn.patches`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+_here = Path(__file__).resolve().parent
+if not (_here / "cfg").is_dir():  # a checkout: cfg/ and patches/ lie beside the package, in a wheel inside it
+    __path__.append(str(_here.parent))
+
+from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
+
+_LAZY = {"transfer": "yolo_attn.transfer:transfer", "build_yaml": "yolo_attn.models:build_yaml"}
+
+__all__ = ["Block", "RegistryError", "__version__", "list_blocks", "register", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    """Functions that need torch, and every registered block by its name, on first use."""
+    if name in _LAZY:
+        module, attribute = _LAZY[name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+    if not name.startswith("_"):
+        from . import registry
+
+        block = registry.get(name)
+        if block is not None:
+            return block.cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+importlib.import_module("yolo_attn.patches").arm()

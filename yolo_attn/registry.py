@@ -165,6 +165,30 @@ def get(name: str) -> Block | None:
     return _blocks.get(name)
 
 
+def of(cls: Any) -> Block | None:
+    """The record of a registered class, or None."""
+    return next((b for b in _blocks.values() if b.cls is cls), None)
+
+
+def is_ours(module: Any) -> bool:
+    """Whether a module's class belongs to this package or is registered."""
+    return type(module).__module__.split(".")[0] == "yolo_attn" or of(type(module)) is not None
+
+
+def classes() -> list[type]:
+    """Every module class that a checkpoint with registered blocks may hold, helpers of the blocks included."""
+    from torch import nn
+
+    load_builtins()
+    homes = {b.cls.__module__ for b in _blocks.values()} | {"yolo_attn.carriers", "yolo_attn.layers"}
+    found: dict[type, None] = {}
+    for home in sorted(homes):
+        for value in vars(sys.modules[home]).values():
+            if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ in homes:
+                found[value] = None
+    return list(found)
+
+
 def require(name: str) -> Block:
     """The block registered under `name`.
 

@@ -1,0 +1,48 @@
+"""Seam: checkpoints with our classes under ULTRALYTICS_SAFE_LOAD=1.
+
+Restricted loading (Ultralytics 8.4.67 and later) accepts only classes on PyTorch's allow-list. Our classes, and those
+of blocks that the running program registered, join the list for the duration of one load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .. import registry
+from . import _replace
+
+TARGET = "ultralytics.nn.tasks:torch_safe_load"
+VERSIONS = "8.3.200 - 8.4.190"
+WHY = "ULTRALYTICS_SAFE_LOAD=1 refuses checkpoints that hold attention blocks."
+
+
+def apply(module: ModuleType) -> None:
+    """Wrap the loader."""
+    _replace.replace(module, "torch_safe_load", lambda original: _make(module, original))
+
+
+def undo(module: ModuleType) -> None:
+    """Put the original back."""
+    _replace.restore(module, "torch_safe_load")
+
+
+def is_live(module: ModuleType) -> bool:
+    """Whether the wrapper is in place."""
+    return _replace.find(module.torch_safe_load) is not None
+
+
+def _make(module: ModuleType, original: Callable[..., Any]) -> Callable[..., Any]:
+    def torch_safe_load(weight: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load with our classes allowed, where loading is restricted at all."""
+        asked = args[0] if args else kwargs.get("safe_only")
+        restricted = getattr(module, "SAFE_LOAD", False) if asked is None else asked
+        if not restricted:
+            return original(weight, *args, **kwargs)
+        from torch.serialization import safe_globals
+
+        with safe_globals(registry.classes()):
+            return original(weight, *args, **kwargs)
+
+    return torch_safe_load

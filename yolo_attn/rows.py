@@ -1,0 +1,163 @@
+"""From a YAML row to a constructor call: channels, repeats and options of registered blocks.
+
+    [from, repeats, Name, [arguments..., {option: value, ...}]]
+
+Positional arguments follow the constructor after what the parser fills in (`c1`; `c2` scaled by the model's width;
+`n` scaled by its depth); a mapping at the end gives options by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from . import registry
+from .registry import Block, RegistryError
+
+_warned: set[str] = set()
+
+
+def lookup(name: str, stock: dict[str, Any]) -> Any:
+    """The class a row names: Ultralytics' own first, then the registry's.
+
+    Raises:
+        KeyError: Neither knows the name.
+    """
+    block = registry.get(name)
+    if name in stock:
+        if block is not None:
+            raise RegistryError(f"{name!r} is both a layer of Ultralytics and {block.origin}; register it under another name.")
+        return stock[name]
+    if block is None:
+        hint = registry.suggest(name, [b.name for b in registry.list_blocks()])
+        raise KeyError(f"{name!r} is no layer of Ultralytics and no registered block.{hint}")
+    return block.cls
+
+
+def owns(module: Any) -> bool:
+    """Whether a class in a row is a registered block."""
+    return registry.of(module) is not None
+
+
+def resolve(
+    module: type,
+    i: int,
+    f: int | list[int],
+    n: int,
+    args: list[Any],
+    ch: list[int],
+    width: float,
+    max_channels: float,
+    scale: str | None,
+    legacy: bool,
+) -> tuple[type, int, list[Any], int, bool]:
+    """What parse_model needs to build one registered row.
+
+    Args:
+        module: The registered class.
+        i: Index of the row.
+        f: Where its input comes from; a list for several inputs.
+        n: Repeats, scaled by depth already.
+        args: The row's arguments.
+        ch: Output channels of the rows so far.
+        width: Factor on channels.
+        max_channels: Bound on channels before the factor.
+        scale: Letter of the model's scale.
+        legacy: parse_model's flag for the older Detect head.
+
+    Returns:
+        Class, output channels, constructor arguments, outer repeats, legacy flag.
+
+    Raises:
+        RegistryError: The row does not fit the constructor; the message names row and remedy.
+    """
+    block = registry.of(module)
+    assert block is not None
+    where = f"row {i} [{f}, {n}, {block.name}, {args}]"
+    c1: Any = _input_channels(block, f, ch, where)
+    *positional, options = args if args and isinstance(args[-1], dict) else (*args, {})
+    head: list[Any] = [c1]
+    c2: int | None = None
+    if block.takes_c2:
+        c2, positional, options = _output_channels(block, positional, dict(options), width, max_channels, where)
+        head.append(c2)
+    if c2 is None:
+        c2 = c1[0] if block.many else c1
+        if block.many and len(set(c1)) > 1:
+            raise RegistryError(f"{where}: the inputs have {c1} channels; without a `c2` argument they must be equal.")
+    if block.takes_n:
+        head.append(n)
+        n = 1
+    if block.carrier == "c3k2":  # what parse_model does for the stock C3k2
+        legacy = False
+        if scale and scale in "mlx":
+            positional = [True, *positional[1:]]
+    if n > 1 and c2 != c1:
+        raise RegistryError(
+            f"{where}: {n} repeats need equal channels in and out, here {c1} -> {c2}. "
+            "Use one repeat, or give the constructor an `n` argument after `c2`."
+        )
+    return module, c2, _bind(block, head, positional, options, where), n, legacy
+
+
+def _input_channels(block: Block, f: int | list[int], ch: list[int], where: str) -> int | list[int]:
+    if isinstance(f, int):
+        if block.many:
+            raise RegistryError(f"{where}: {block.name} takes several inputs; write `from` as a list, such as [-1, 6].")
+        return ch[f]
+    if not block.many:
+        raise RegistryError(
+            f"{where}: {block.name} takes one input. For several, annotate the constructor's first argument `c1: list[int]`."
+        )
+    return [ch[x] for x in f]
+
+
+def _output_channels(
+    block: Block, positional: list[Any], options: dict[str, Any], width: float, max_channels: float, where: str
+) -> tuple[int | None, list[Any], dict[str, Any]]:
+    from ultralytics.utils.ops import make_divisible
+
+    given = positional.pop(0) if positional else options.pop("c2", None)
+    if given is None:
+        if inspect.signature(block.cls).parameters["c2"].default is inspect.Parameter.empty:
+            raise RegistryError(f"{where}: the first argument must be the output channels, such as [256].")
+        return None, positional, {"c2": None, **options} if not positional else options
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise RegistryError(f"{where}: output channels {given!r} are no positive whole number.")
+    return make_divisible(min(given, max_channels) * width, 8), positional, options
+
+
+def _bind(block: Block, head: list[Any], positional: list[Any], options: dict[str, Any], where: str) -> list[Any]:
+    """All arguments by position, checked against the constructor."""
+    signature = inspect.signature(block.cls)
+    if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
+        return [*head, *positional, *([options] if options else [])]
+    for option in options:
+        if option not in signature.parameters:
+            raise RegistryError(
+                f"{where}: {block.name} has no option {option!r}.{registry.suggest(option, signature.parameters)} "
+                f"Its options: {', '.join(map(str, block.options.values())) or 'none'}."
+            )
+    try:
+        bound = signature.bind(*head, *positional, **options)
+    except TypeError as e:
+        raise RegistryError(f"{where}: {e}; the constructor is {block.name}{signature}.") from e
+    bound.apply_defaults()
+    return list(bound.args)
+
+
+def warn_about_release(d: dict[str, Any]) -> None:
+    """Say once that some Ultralytics releases build YOLOv8's SPPF without its activation."""
+    from ultralytics import __version__
+    from ultralytics.utils import LOGGER
+
+    release = tuple(int(x) if x.isdigit() else 0 for x in __version__.split(".")[:3])
+    has_sppf = any(row[2] == "SPPF" for row in [*d["backbone"], *d["head"]])
+    is_v8 = "yolov8" in str(d.get("yaml_file", "yolov8")).lower()
+    if (8, 4, 0) <= release <= (8, 4, 140) and has_sppf and is_v8 and "sppf" not in _warned:
+        _warned.add("sppf")
+        LOGGER.warning(
+            f"yolo_attn: Ultralytics {__version__} builds YOLOv8's SPPF without its first activation "
+            "(releases 8.4.0 to 8.4.140 do), so results compare neither with older nor with newer releases. "
+            "Remedy: pip install -U 'ultralytics>=8.4.141'."
+        )
