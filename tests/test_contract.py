@@ -158,7 +158,7 @@ OTHER_SIZES = ((10, 14), (7, 9), (16, 16), (5, 3))
 
 @promise("trace")
 def test_trace_is_right_at_other_sizes(block: registry.Block) -> None:
-    module = _Flat(block, build(block).eval())
+    module = _Flat(block, build(block)).eval()
     traced = torch.jit.trace(module, tuple(inputs(block, 1, 8, 12)), check_trace=False)
     for h, w in OTHER_SIZES:
         xs = inputs(block, 2, h, w)
@@ -169,7 +169,7 @@ def test_trace_is_right_at_other_sizes(block: registry.Block) -> None:
 @promise("onnx")
 def test_onnx_is_right_at_other_sizes(block: registry.Block) -> None:
     ort = pytest.importorskip("onnxruntime")
-    module = _Flat(block, build(block).eval())
+    module = _Flat(block, build(block)).eval()
     xs = inputs(block, 1, 8, 12)
     names = [f"x{i}" for i in range(len(xs))]
     file = io.BytesIO()
