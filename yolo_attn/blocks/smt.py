@@ -1,0 +1,157 @@
+"""Scale-aware modulation (SAM): convolutions of several sizes, aggregated across sizes, multiply the values.
+
+Paper   Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://arxiv.org/abs/2307.08579, section 3
+Code    AFeng-x/SMT@11e954d, models/smt.py. Ours differs: images instead of token sequences; the modulator is not kept
+        on the module (theirs breaks deepcopy); the channel interleave is part of joining the heads, not a copy of its
+        own; one image of one cell trains.
+Shapes  B batch, C channels, H W height and width, h heads, G = C / h channels of a head, r expansion
+
+    v, s = W_v x, W_s x                                    B C H W
+    d_i  = DWConv_{3+2i}(s_i)             i = 0 .. h-1     B G H W      multi-head mixed convolution (MHMC)
+    z_g  = [d_0[g], .., d_{h-1}[g]]       g = 0 .. G-1     B h H W      one channel of every head
+    m    = W_inter GELU(BN(concat_g W_intra,g z_g))        B C H W      scale-aware aggregation (SAA)
+    y    = W_proj (m * v)                                  B C H W
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..layers import BatchNorm2d, fold_batchnorm
+from ..registry import register
+
+PAPER = "https://arxiv.org/abs/2307.08579"
+TITLE = "Scale-Aware Modulation Meet Transformer, ICCV 2023"
+CODE = "https://github.com/AFeng-x/SMT"
+
+
+def linear(c1: int, c2: int, bias: bool = True) -> nn.Conv2d:
+    """A linear map of every cell, initialised as the authors initialise theirs."""
+    layer = nn.Conv2d(c1, c2, 1, bias=bias)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def convolution(c1: int, c2: int, k: int, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A convolution with the authors' initialisation: normal, variance 2 / (outputs that an input value reaches)."""
+    layer = nn.Conv2d(c1, c2, k, stride, padding, groups=groups, bias=bias)
+    nn.init.normal_(layer.weight, std=(2.0 / (k * k * c2 // groups)) ** 0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MultiHeadMixedConv(nn.Module):
+    """Depthwise convolutions of growing size, one size a head: local context at several scales side by side.
+
+    Args:
+        c1: Channels; a multiple of `heads`.
+        heads: Number of heads; head i has kernel 3 + 2i.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W); output channel g * heads + i is channel g of head i.
+    """
+
+    def __init__(self, c1: int, heads: int = 4) -> None:
+        super().__init__()
+        g = c1 // heads
+        self.heads = nn.ModuleList(convolution(g, g, 3 + 2 * i, padding=1 + i, groups=g) for i in range(heads))
+
+    def forward(self, s: torch.Tensor) -> torch.Tensor:
+        """Convolve each head's channels and interleave the heads."""
+        parts = s.chunk(len(self.heads), 1)
+        # Stacking behind the channel axis joins the heads and interleaves them in the same copy.
+        return torch.stack([conv(part) for conv, part in zip(self.heads, parts)], 2).flatten(1, 2)  # B G h H W -> B C H W
+
+
+class ScaleAwareAggregation(nn.Module):
+    """Mixes the scales within each group of one channel per head, then all groups with each other.
+
+    Args:
+        c1: Channels; a multiple of `heads`.
+        heads: Channels in a group: one of each head.
+        expand_ratio: Width between the two maps, in multiples of `c1`.
+
+    Shape:
+        (B, c1, H, W), interleaved as `MultiHeadMixedConv` gives it -> (B, c1, H, W).
+    """
+
+    def __init__(self, c1: int, heads: int = 4, expand_ratio: int = 2) -> None:
+        super().__init__()
+        self.intra = convolution(c1, c1 * expand_ratio, 1, groups=c1 // heads)
+        self.bn = BatchNorm2d(c1 * expand_ratio)
+        self.act = nn.GELU()
+        self.inter = convolution(c1 * expand_ratio, c1, 1)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Aggregate within groups, then across them."""
+        return self.inter(self.act(self.bn(self.intra(z))))
+
+    def fuse(self) -> None:
+        """Fold the BatchNorm into the map before it."""
+        if isinstance(self.bn, BatchNorm2d):
+            fold_batchnorm(self.intra, self.bn)
+            self.bn = nn.Identity()
+
+
+@register(
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
+    watch={
+        "modulator": "factor by which each value is multiplied, from context at several scales",
+        "mixed_conv": "context at several scales, interleaved: channel g * heads + i saw a window of 3 + 2i cells",
+    },
+    row="SAM",
+)
+class ScaleAwareModulation(nn.Module):
+    """Multiplies each cell's values by context gathered at several scales; linear in the number of cells.
+
+    It stands in for self-attention where maps are large (P3, P4): mixed depthwise convolutions see each cell's
+    surroundings at several sizes, the aggregation decides per channel which sizes matter.
+
+    Args:
+        c1: Channels in and out; a multiple of `heads`.
+        heads: Number of scales; head i looks at windows of 3 + 2i cells, so 4 heads reach 9 x 9.
+        expand_ratio: Width inside the aggregation, in multiples of `c1`.
+        qkv_bias: Whether the maps to values and context have a bias (the authors' models: yes).
+        proj_drop: Dropout after the output projection.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W).
+
+    Raises:
+        ValueError: `heads` does not divide `c1`, or an argument is below 1.
+    """
+
+    def __init__(
+        self, c1: int, heads: int = 4, expand_ratio: int = 2, qkv_bias: bool = True, proj_drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        _check_heads(c1, heads)
+        if expand_ratio < 1:
+            raise ValueError(f"{expand_ratio=} must be at least 1; the authors use 2.")
+        self.v = linear(c1, c1, qkv_bias)
+        self.s = linear(c1, c1, qkv_bias)
+        self.mixed_conv = MultiHeadMixedConv(c1, heads)
+        self.aggregation = ScaleAwareAggregation(c1, heads, expand_ratio)
+        self.modulator = nn.Identity()  # for hooks: the modulator leaves it
+        self.proj = linear(c1, c1)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Modulate the values with multi-scale context."""
+        m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
+        return self.proj_drop(self.proj(m * self.v(x)))
+
+    def output_convs(self) -> list[nn.Conv2d]:
+        """The convolution that the output comes out of."""
+        return [self.proj]
+
+
+def _check_heads(c1: int, heads: int) -> None:
+    if heads < 1 or c1 % heads:
+        raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads that divide the channels.")
