@@ -43,3 +43,29 @@ def fold_batchnorm(conv: nn.Conv2d, bn: BatchNorm2d) -> None:
     conv.weight.data = conv.weight.data * scale[:, None, None, None]
     bias = conv.bias.data * scale if conv.bias is not None else torch.zeros_like(shift)
     conv.bias = nn.Parameter(bias + shift, requires_grad=conv.weight.requires_grad)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops a residual branch for whole images (Huang et al., arXiv 1603.09382).
+
+    Args:
+        rate: Chance of an image to lose the branch; the others' branch is scaled up to keep the expectation.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Zero the branch of some images, or pass it on unchanged."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        return x * (x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep) / max(keep, 1e-6))
+
+    def extra_repr(self) -> str:
+        """The rate."""
+        return f"rate={self.rate}"
