@@ -39,6 +39,7 @@ PROMISES = {
     "meta": "builds and runs on the meta device",
 }
 
+LEVELS = ("P2", "P3", "P4", "P5", "P6")
 BUILTIN_MODULES = ("yolo_attn.blocks",)
 _blocks: dict[str, Block] = {}
 _builtins_loaded = False
@@ -67,6 +68,8 @@ class Block:
         many: The constructor takes several inputs.
         stride: How much the block shrinks height and width.
         exceptions: Promise of `PROMISES` that the block cannot keep -> the reason, in words for a user.
+        places: Level ("P3" is stride 8, "P4" 16, "P5" 32) -> options that suit it; the levels where the paper's
+            argument puts the block, and the YAML generator's default.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Block:
     many: bool = False
     stride: int = 1
     exceptions: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -104,6 +108,7 @@ def register(
     row: str | None = None,
     stride: int = 1,
     exceptions: Mapping[str, str] | None = None,
+    places: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[T], T]:
     """Declare a block; use as a decorator above an `nn.Module` class.
 
@@ -117,6 +122,7 @@ def register(
             blocks named "C2f" + row and "C3k2" + row, all of which leave a network's function unchanged at the start.
         stride: How much the block shrinks height and width.
         exceptions: Promise (a key of `PROMISES`) that the block cannot keep -> why.
+        places: Level of the feature pyramid, "P2" to "P6" -> options for a row there; the YAML generator's default.
 
     Returns:
         The decorator; it returns the class unchanged.
@@ -138,12 +144,17 @@ def register(
             operator=cls,
             stride=stride,
             exceptions=dict(exceptions or {}),
+            places={k: dict(v) for k, v in (places or {}).items()},
             **meta,
             **_channel_rule(block_name, cls),
         )
         for promise in block.exceptions:
             if promise not in PROMISES:
                 raise RegistryError(f"{block_name}: no promise {promise!r} to except.{suggest(promise, PROMISES)}")
+        for level, options in block.places.items():
+            unfit = [o for o in options if o not in block.options]
+            if level not in LEVELS or unfit:
+                raise RegistryError(f"{block_name}: {places=} must map {', '.join(LEVELS)} to options of the block.")
         made = [block]
         if row is not None:
             made += _derive(block, row)
@@ -289,7 +300,7 @@ def _derive(block: Block, row: str) -> list[Block]:
             "or `(c1, c2=None, …)`; drop row= and register the block as it is."
         )
     meta: dict[str, Any] = {"title": block.title, "paper": block.paper, "code": block.code, "operator": block.cls}
-    meta["exceptions"] = block.exceptions
+    meta |= {"exceptions": block.exceptions, "places": block.places}
     residual = carriers.residual_row(block.cls, row)
     made = [Block(name=row, cls=residual, carrier="row", watch=_under("operator", block.watch), **meta)]
     for kind, base in (("c2f", "C2f"), ("c3k2", "C3k2")):

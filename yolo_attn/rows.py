@@ -130,14 +130,17 @@ def _output_channels(
 def _bind(block: Block, head: list[Any], positional: list[Any], options: dict[str, Any], where: str) -> list[Any]:
     """All arguments by position, checked against the constructor."""
     signature = inspect.signature(block.cls)
-    if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
-        return [*head, *positional, *([options] if options else [])]
+    in_form = block.carrier in ("c2f", "c3k2")  # the mapping there belongs to the operator inside
+    known = inspect.signature(block.operator or block.cls).parameters if in_form else signature.parameters
     for option in options:
-        if option not in signature.parameters:
+        if option not in known:
+            listed = ", ".join(str(p) for k, p in known.items() if k not in ("c1", "c2", "n"))
             raise RegistryError(
-                f"{where}: {block.name} has no option {option!r}.{registry.suggest(option, signature.parameters)} "
-                f"Its options: {', '.join(map(str, block.options.values())) or 'none'}."
+                f"{where}: {block.name} has no option {option!r}.{registry.suggest(option, known)} "
+                f"Its options: {listed or 'none'}."
             )
+    if in_form:
+        return [*head, *positional, *([options] if options else [])]
     try:
         bound = signature.bind(*head, *positional, **options)
     except TypeError as e:
