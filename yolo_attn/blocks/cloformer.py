@@ -133,7 +133,7 @@ class AttnConv(nn.Module):
         self.scale = self.head_dim**-0.5
         self.window_size = window_size
         self.pooling = pooling
-        branches = [(g * self.head_dim, k) for g, k in zip(local_heads, kernel_sizes) if g]
+        branches = [(g * self.head_dim, k) for g, k in zip(local_heads, kernel_sizes, strict=True) if g]
         # Channels of the projection: q, k, v of each local branch, then q of the global branch.
         self.splits = [3 * m for m, _ in branches] + [self.global_heads * self.head_dim] * (self.global_heads > 0)
         self.qkv = nn.Conv2d(c1, sum(self.splits), 1, bias=qkv_bias)
@@ -147,7 +147,7 @@ class AttnConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Local branches and the global branch side by side, then mixed."""
         parts = self.qkv(x).split(self.splits, 1)
-        outputs = [branch(part) for branch, part in zip(self.local, parts)]
+        outputs = [branch(part) for branch, part in zip(self.local, parts, strict=False)]
         if self.global_heads:
             outputs.append(self.attend(parts[-1], self.kv(self.pool(x))))
         return self.proj_drop(self.proj(torch.cat(outputs, 1)))

@@ -9,66 +9,236 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.cloformer import AttnConv, AttnMap
+from ..blocks.cloformer_net import CloBlock, CloDownBlock, CloFormer, CloLayer, CloStem, ConvFFN
 from . import OfficialWeightsError, adapts, rename
 
 State = Mapping[str, Tensor]
+Adapted = tuple[nn.Module, State]
 
 
 @adapts("clo_attention", "clo_attention_midzero")
-def attention(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
+def attention(kwargs: dict[str, Any], state: State) -> Adapted:
     """`EfficientAttention`."""
-    module = _attention(**kwargs)
-    return module, _attention_state(module, state)
+
+    def build(
+        dim: int,
+        num_heads: int,
+        group_split: Sequence[int],
+        kernel_sizes: Sequence[int],
+        window_size: int = 7,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        qkv_bias: bool = True,
+    ) -> nn.Module:
+        return AttnConv(
+            dim, num_heads, group_split, kernel_sizes, window_size, qkv_bias, attn_drop, proj_drop, pooling="floor"
+        )
+
+    return adapt(build(**kwargs), state)
 
 
 @adapts("clo_attnmap")
-def attnmap(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
+def attnmap(kwargs: dict[str, Any], state: State) -> Adapted:
     """`AttnMap`."""
 
-    def build(dim: int) -> AttnMap:
+    def build(dim: int) -> nn.Module:
         return AttnMap(dim)
 
-    return build(**kwargs), rename(state, *_MAP)
+    return adapt(build(**kwargs), state)
 
 
-_MAP = ((r"\bact_block\.0\.", "fc1."), (r"\bact_block\.2\.", "fc2."))
+@adapts("clo_convffn")
+def convffn(kwargs: dict[str, Any], state: State) -> Adapted:
+    """`ConvFFN`."""
+
+    def build(
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int,
+        stride: int,
+        out_channels: int,
+        act_layer: Any = nn.GELU,
+        drop_out: float = 0.0,
+    ) -> nn.Module:
+        module = ConvFFN(in_channels, hidden_channels, out_channels, kernel_size, stride, drop_out)
+        module.act = (getattr(nn, act_layer) if isinstance(act_layer, str) else act_layer)()
+        return module
+
+    return adapt(build(**kwargs), state)
 
 
-def _attention(
-    dim: int,
-    num_heads: int,
-    group_split: Sequence[int],
-    kernel_sizes: Sequence[int],
-    window_size: int = 7,
-    attn_drop: float = 0.0,
-    proj_drop: float = 0.0,
-    qkv_bias: bool = True,
-) -> AttnConv:
-    return AttnConv(
-        dim, num_heads, group_split, kernel_sizes, window_size, qkv_bias, attn_drop, proj_drop, pooling="floor"
-    )
+@adapts("clo_block")
+def block(kwargs: dict[str, Any], state: State) -> Adapted:
+    """`EfficientBlock`."""
+
+    def build(
+        dim: int,
+        out_dim: int,
+        num_heads: int,
+        group_split: Sequence[int],
+        kernel_sizes: Sequence[int],
+        window_size: int,
+        mlp_kernel_size: int,
+        mlp_ratio: float,
+        stride: int,
+        attn_drop: float = 0.0,
+        mlp_drop: float = 0.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> nn.Module:
+        if stride not in (1, 2) or (stride == 1 and out_dim != dim):
+            raise OfficialWeightsError(
+                f"{stride=}, {dim=}, {out_dim=}: the shortcut keeps `dim` at stride 1 or strides by 2"
+            )
+        options = (num_heads, group_split, kernel_sizes, window_size, mlp_kernel_size, mlp_ratio)
+        options += (qkv_bias, attn_drop, mlp_drop, drop_path, "floor")
+        return CloBlock(dim, *options) if stride == 1 else CloDownBlock(dim, out_dim, *options)
+
+    return adapt(build(**kwargs), state)
 
 
-def _attention_state(module: AttnConv, state: State, prefix: str = "") -> dict[str, Tensor]:
-    """Join the projections of all branches; `prefix` is where the attention stands in `state`."""
+@adapts("clo_layer")
+def layer(kwargs: dict[str, Any], state: State) -> Adapted:
+    """`CloLayer`; gradient checkpointing changes no number and is not carried over."""
+
+    def build(
+        depth: int,
+        dim: int,
+        out_dim: int,
+        num_heads: int,
+        group_split: Sequence[int],
+        kernel_sizes: Sequence[int],
+        window_size: int,
+        mlp_kernel_size: int,
+        mlp_ratio: float,
+        attn_drop: float = 0.0,
+        mlp_drop: float = 0.0,
+        qkv_bias: bool = True,
+        drop_paths: Sequence[float] = (0.0, 0.0),
+        downsample: bool = True,
+        use_checkpoint: bool = False,
+    ) -> nn.Module:
+        # The authors give the list's last rate to the last block, whatever the list's length.
+        rates = [*(list(drop_paths[: depth - 1]) + [0.0] * depth)[: depth - 1], drop_paths[-1]]
+        return CloLayer(
+            dim,
+            out_dim if downsample else None,
+            rates,
+            heads=num_heads,
+            group_split=group_split,
+            kernel_sizes=kernel_sizes,
+            window_size=window_size,
+            mlp_kernel_size=mlp_kernel_size,
+            mlp_ratio=mlp_ratio,
+            attn_drop=attn_drop,
+            mlp_drop=mlp_drop,
+            qkv_bias=qkv_bias,
+            pooling="floor",
+        )
+
+    return adapt(build(**kwargs), state)
+
+
+@adapts("clo_stem")
+def stem(kwargs: dict[str, Any], state: State) -> Adapted:
+    """`PatchEmbedding`."""
+
+    def build(in_channels: int = 3, out_channels: int = 96) -> nn.Module:
+        return CloStem(in_channels, out_channels)
+
+    return adapt(build(**kwargs), state)
+
+
+@adapts("clo_model")
+def model(kwargs: dict[str, Any], state: State) -> Adapted:
+    """`CloFormer`; gradient checkpointing changes no number and is not carried over."""
+
+    def build(
+        in_chans: int,
+        num_classes: int,
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        group_splits: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        window_sizes: Sequence[int],
+        mlp_kernel_sizes: Sequence[int],
+        mlp_ratios: Sequence[float],
+        attn_drop: float = 0.0,
+        mlp_drop: float = 0.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.1,
+        use_checkpoint: bool = False,
+    ) -> nn.Module:
+        return CloFormer(
+            num_classes=num_classes,
+            in_channels=in_chans,
+            channels=embed_dims,
+            depths=depths,
+            heads=num_heads,
+            group_splits=group_splits,
+            kernel_sizes=kernel_sizes,
+            window_sizes=window_sizes,
+            mlp_kernel_sizes=mlp_kernel_sizes,
+            mlp_ratios=mlp_ratios,
+            attn_drop=attn_drop,
+            mlp_drop=mlp_drop,
+            qkv_bias=qkv_bias,
+            drop_path=drop_path_rate,
+            pooling="floor",
+        )
+
+    return adapt(build(**kwargs), state)
+
+
+def adapt(module: nn.Module, state: State) -> Adapted:
+    """The module, and the authors' state under our names with the projections of all branches joined.
+
+    Args:
+        module: Any module of ours from the CloFormer family.
+        state: The authors' state dict for it; keys without a counterpart stay as they are.
+
+    Raises:
+        OfficialWeightsError: A part of a joined projection is missing or misshapen.
+    """
     ours = rename(
         state,
-        (rf"^{prefix}convs\.(\d+)\.", rf"{prefix}local.\1.conv."),
-        (rf"^{prefix}act_blocks\.(\d+)\.", rf"{prefix}local.\1.attn_map."),
-        *_MAP,
-        (rf"^{prefix}global_kv\.", f"{prefix}kv."),
+        (r"^patch_embed\.", "stem."),
+        (r"^((?:stem\.)?conv[1-4])\.conv\.0\.", r"\1.conv."),
+        (r"^((?:stem\.)?conv[1-4])\.conv\.1\.", r"\1.bn."),
+        (r"^((?:stem\.)?)conv5\.", r"\1proj."),
+        (r"^((?:stem\.)?)layernorm\.", r"\1norm."),
+        (r"\bdownsample\.0\.", "downsample.conv."),
+        (r"\bdownsample\.1\.", "downsample.bn."),
+        (r"\bdownsample\.2\.", "downsample.proj."),
+        (r"\bconvs\.(\d+)\.", r"local.\1.conv."),
+        (r"\bact_blocks\.(\d+)\.", r"local.\1.attn_map."),
+        (r"\bact_block\.0\.", "fc1."),
+        (r"\bact_block\.2\.", "fc2."),
+        (r"\bglobal_kv\.", "kv."),
     )
-    names = [f"{prefix}qkvs.{i}" for i in range(len(module.local))] + [f"{prefix}global_q"] * bool(module.global_heads)
-    for kind, tail in (("weight", module.qkv.weight.shape[1:]), ("bias", ())):
-        if kind == "bias" and module.qkv.bias is None:
-            continue
-        parts = {f"{name}.{kind}": (rows, *tail) for name, rows in zip(names, module.splits)}
-        wrong = [
-            f"{key}: {tuple(ours[key].shape) if key in ours else 'nothing'} given, {shape} needed"
+    wrong = []
+    for path, attn in module.named_modules():
+        if isinstance(attn, AttnConv):
+            wrong += _join(attn, f"{path}." if path else "", ours)
+    if wrong:
+        raise OfficialWeightsError(f"the state dict does not fit {type(module).__name__}: " + "; ".join(wrong))
+    return module, ours
+
+
+def _join(attn: AttnConv, prefix: str, ours: dict[str, Tensor]) -> list[str]:
+    """Join the projections `qkvs.*` and `global_q` of one attention in place; what is wrong with them, in words."""
+    names = [f"{prefix}qkvs.{i}" for i in range(len(attn.local))] + [f"{prefix}global_q"] * bool(attn.global_heads)
+    wrong = []
+    for kind, target in attn.qkv.named_parameters():
+        parts = {f"{name}.{kind}": (rows, *target.shape[1:]) for name, rows in zip(names, attn.splits, strict=True)}
+        bad = [f"missing {key} {shape}" for key, shape in parts.items() if key not in ours]
+        bad += [
+            f"shape of {key}: {tuple(ours[key].shape)} given, {shape} needed"
             for key, shape in parts.items()
-            if key not in ours or tuple(ours[key].shape) != shape
+            if key in ours and tuple(ours[key].shape) != shape
         ]
-        if wrong:
-            raise OfficialWeightsError("the state dict does not fit AttnConv: " + "; ".join(wrong))
-        ours[f"{prefix}qkv.{kind}"] = torch.cat([ours.pop(key) for key in parts])
-    return ours
+        if not bad:
+            ours[f"{prefix}qkv.{kind}"] = torch.cat([ours.pop(key) for key in parts])
+        wrong += bad
+    return wrong
