@@ -1,0 +1,183 @@
+"""Declaring blocks: what is read from a class, and what is refused at declaration."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import yolo_attn
+from yolo_attn import RegistryError, registry
+
+PAPER = "https://example.org/paper"
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.load_builtins()
+    monkeypatch.setattr(registry, "_blocks", dict(registry._blocks))
+
+
+def declare(name: str | None = None, cls: type | None = None, **kwargs):
+    class Keeps(nn.Module):
+        def __init__(self, c1: int, k: int = 3) -> None:
+            super().__init__()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    cls = cls or Keeps
+    return yolo_attn.register(name, **{"paper": PAPER, **kwargs})(cls)
+
+
+def constructor(source: str) -> type:
+    space: dict = {"nn": nn}
+    exec(f"class Odd(nn.Module):\n    def __init__({source}):\n        super().__init__()", space)
+    return space["Odd"]
+
+
+def test_signature_says_how_channels_resolve() -> None:
+    rules = {
+        "self, c1": (False, False, False),
+        "self, c1, c2, k=3": (True, False, False),
+        "self, c1, c2, n=1": (True, True, False),
+        "self, c1: list[int], c2=None": (True, False, True),
+    }
+    for i, (source, (takes_c2, takes_n, many)) in enumerate(rules.items()):
+        declare(f"Rule{i}", constructor(source))
+        block = registry.require(f"Rule{i}")
+        assert (block.takes_c2, block.takes_n, block.many) == (takes_c2, takes_n, many)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("self, channels", "first argument is 'channels'"),
+        ("self", "must be `c1`"),
+        ("self, c1, k=3, c2=4", "`c2` must follow"),
+        ("self, c1, n=1", "`n` must follow"),
+        ("self, c1, *, k=3", "cannot be reached"),
+        ("self, c1, **options", "cannot be reached"),
+        ("self, c1, k", "needs a default"),
+    ],
+)
+def test_a_constructor_that_does_not_fit_is_refused(source: str, says: str) -> None:
+    with pytest.raises(RegistryError, match=says):
+        declare("Odd", constructor(source))
+    assert registry.get("Odd") is None
+
+
+def test_a_function_is_no_block() -> None:
+    with pytest.raises(RegistryError, match="derived from torch.nn.Module"):
+        yolo_attn.register("Fn", paper=PAPER)(lambda c1: nn.Identity())
+
+
+@pytest.mark.parametrize("paper", ["", "arXiv 1234", None])
+def test_a_missing_paper_link_is_refused(paper: object) -> None:
+    with pytest.raises(RegistryError, match="paper"):
+        declare("NoPaper", paper=paper)
+
+
+def test_bare_decorator_is_explained() -> None:
+    with pytest.raises(RegistryError, match="needs arguments"):
+        yolo_attn.register(nn.Identity, paper=PAPER)
+
+
+def test_a_duplicate_name_shows_what_is_registered() -> None:
+    with pytest.raises(RegistryError, match=r"registered already.*yolo_attn\.blocks\.smt"):
+        declare("SAM")
+
+
+def test_a_name_of_ultralytics_is_refused() -> None:
+    import ultralytics.nn.tasks  # noqa: F401
+
+    with pytest.raises(RegistryError, match="Ultralytics itself uses it"):
+        declare("C2f")
+
+
+def test_a_name_that_yaml_cannot_hold_is_refused() -> None:
+    with pytest.raises(RegistryError, match="identifier"):
+        declare("my-block")
+
+
+def test_running_a_cell_twice_replaces_the_block() -> None:
+    first = declare("Again")
+    second = declare("Again")
+    assert first is not second and registry.require("Again").cls is second
+
+
+def test_unknown_promises_and_levels_are_refused() -> None:
+    with pytest.raises(RegistryError, match="Did you mean onnx"):
+        declare("P", exceptions={"onx": "because"})
+    with pytest.raises(RegistryError, match="P9"):
+        declare("Q", places={"P9": {}})
+
+
+def test_nothing_is_registered_when_a_derived_name_is_taken() -> None:
+    with pytest.raises(RegistryError):
+        declare("Fresh", row="SAM")
+    assert registry.get("Fresh") is None
+
+
+def test_list_blocks_lists_the_five_operators_and_their_carriers() -> None:
+    names = {b.name for b in yolo_attn.list_blocks()}
+    assert {"ScaleAwareModulation", "HiLo", "SKAttention", "AttnConv", "ACmix"} <= names
+    for operator in registry.operators():
+        for kind in ("row", "c2f", "c3k2"):
+            assert registry.carrier(operator.cls, kind).name in names
+
+
+def test_blocks_are_attributes_of_the_package() -> None:
+    assert yolo_attn.ScaleAwareModulation is registry.require("ScaleAwareModulation").cls
+    with pytest.raises(AttributeError):
+        _ = yolo_attn.NoSuchBlock
+
+
+def test_require_names_the_nearest_block() -> None:
+    with pytest.raises(RegistryError, match="Did you mean.*HiLo"):
+        registry.require("HiLoo")
+
+
+@pytest.mark.parametrize("block", [b for b in registry.list_blocks() if b.carrier], ids=lambda b: b.name)
+def test_carriers_start_as_the_stock_function_and_pickle(block: registry.Block) -> None:
+    """Gamma zero: a row returns its input, a form what the stock block inside it returns."""
+    from ultralytics.nn import modules as stock
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 9, 7)
+    if block.carrier == "row":
+        module = block.cls(32).eval()
+        want = x
+    else:
+        module = block.cls(32, 48, 2).eval()
+        base = getattr(stock, module.base_name)(32, 48, 2).eval()
+        base.load_state_dict({k: v for k, v in module.state_dict().items() if not k.startswith("attn.")})
+        want = base(x)
+    with torch.no_grad():
+        assert torch.equal(module(x), want)
+        assert torch.equal(pickle.loads(pickle.dumps(module))(x), want)
+
+
+@pytest.mark.parametrize("block", [b for b in registry.list_blocks() if b.carrier], ids=lambda b: b.name)
+def test_fusing_leaves_no_batchnorm_and_equal_numbers(block: registry.Block) -> None:
+    torch.manual_seed(0)
+    module = (block.cls(32) if block.carrier == "row" else block.cls(32, 32, 1)).eval()
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, std=0.2)
+            m.running_mean.normal_(std=0.2)
+            m.running_var.uniform_(0.5, 1.5)
+    x = torch.randn(2, 32, 9, 8)
+    with torch.no_grad():
+        want = module(x)
+        for _ in range(2):  # the second time must change nothing
+            for m in reversed(list(module.modules())):
+                if registry.is_ours(m) and hasattr(m, "fuse"):
+                    m.fuse()
+            torch.testing.assert_close(module(x), want, atol=2e-4, rtol=1e-3)
+    left = [k for k, m in module.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(".bn" in k or k.endswith("bn") for k in left)
+    assert not [k for k in left if "attn" in k or block.carrier == "row"]
