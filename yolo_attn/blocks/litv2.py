@@ -131,7 +131,8 @@ class HiLo(nn.Module):
             real = F.pad(torch.ones((1, 1, height, width), dtype=qkv.dtype, device=qkv.device), pad)
             mask = self._windows(real)[:, 0] == 0  # 1 T n
             qkv = F.pad(qkv, pad)
-        q, k, v = self._windows(qkv).reshape(batch, 3, h, d, s * s, -1).unbind(1)  # B h d T n
+        # Three copies rather than one, so that only what the backward pass needs is kept: q scaled, k, v.
+        q, k, v = (self._windows(z).reshape(batch, h, d, s * s, -1) for z in qkv.chunk(3, 1))  # B h d T n
         attend = self._attend_by_cell if s == 2 else self._attend_by_window
         y = attend(q, k, v, mask)
         rows, columns = qkv.shape[2] // s, qkv.shape[3] // s
@@ -166,10 +167,10 @@ class HiLo(nn.Module):
     def _lo_fi(self, q: Tensor, kv: Tensor) -> Tensor:
         """Attention of every cell to the pooled map; (B, l*d, H, W), (B, 2*l*d, h, w) -> (B, l*d, H, W)."""
         batch, _, height, width = q.shape
-        # The fast CPU kernel wants the head's channels adjacent in memory; otherwise N x M weights are kept.
-        q = q.reshape(batch, self.l_heads, self.head_dim, -1).transpose(2, 3).contiguous()  # B l N d
-        kv = kv.reshape(batch, 2, self.l_heads, self.head_dim, -1).transpose(3, 4).contiguous()
-        k, v = kv.unbind(1)  # B l M d
+        # Channels innermost in memory: without it the CPU kernel keeps all N x M weights. Its output has the layout of q.
+        q = q.flatten(2).transpose(1, 2).contiguous().unflatten(2, (self.l_heads, -1)).transpose(1, 2)  # B l N d
+        kv = kv.flatten(2).transpose(1, 2).contiguous().unflatten(2, (2, self.l_heads, -1))  # B M 2 l d
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # B l M d
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=self._dropout, scale=self.scale)
         return y.transpose(1, 2).reshape(batch, height, width, self.l_dim).permute(0, 3, 1, 2)
 
