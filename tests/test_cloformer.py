@@ -15,7 +15,7 @@ def naive(module: AttnConv, x: torch.Tensor) -> torch.Tensor:
     b, c, h, w = x.shape
     parts = module.qkv(x).split(module.splits, 1)
     outputs = []
-    for branch, part in zip(module.local, parts):
+    for branch, part in zip(module.local, parts, strict=False):
         q, k, v = branch.conv(part).chunk(3, 1)
         gate = torch.tanh(branch.attn_map.fc2(F.silu(branch.attn_map.fc1(q * k))) / module.head_dim**0.5)
         outputs.append(gate * v)

@@ -30,6 +30,10 @@ from torch.nn import functional as F
 
 from ..registry import register
 
+PAPER = "https://arxiv.org/abs/2303.17803"
+TITLE = "Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023"
+CODE = "https://github.com/qhfan/CloFormer"
+
 
 class AttnMap(nn.Module):
     """Turns the product of query and key into the logits of the local weights; this is where they get non-linear.
@@ -80,11 +84,17 @@ class LocalBranch(nn.Module):
 
 
 @register(
-    paper="https://arxiv.org/abs/2303.17803",
-    title="Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023",
-    code="https://github.com/qhfan/CloFormer",
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
     watch={"local.0.tanh": "weights in (-1, 1) of the first local branch, one per cell and channel"},
     row="Clo",
+    # The paper's windows, kernels and (at stride 32) share of global heads for these strides.
+    places={
+        "P3": {"kernel_sizes": [5], "window_size": 4},
+        "P4": {"kernel_sizes": [7], "window_size": 2},
+        "P5": {"group_split": [2, 6], "kernel_sizes": [9], "window_size": 1},
+    },
 )
 class AttnConv(nn.Module):
     """Attends locally with weights made from each cell's context, and globally over pooled cells.

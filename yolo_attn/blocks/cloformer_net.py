@@ -25,14 +25,9 @@ from torch import nn
 
 from ..layers import BatchNorm2d, DropPath, fold_batchnorm
 from ..registry import register, suggest
-from .cloformer import AttnConv
+from .cloformer import CODE, PAPER, TITLE, AttnConv
 
-PAPER = {
-    "paper": "https://arxiv.org/abs/2303.17803",
-    "title": "Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023",
-    "code": "https://github.com/qhfan/CloFormer",
-    "watch": {"attn.local.0.tanh": "weights in (-1, 1) of the first local branch, one per cell and channel"},
-}
+WATCH = {"attn.local.0.tanh": "weights in (-1, 1) of the first local branch, one per cell and channel"}
 
 #: The paper's sizes, and the authors' two ablations of XXS: global branches only, local branches only.
 SIZES: dict[str, dict[str, Any]] = {
@@ -114,7 +109,7 @@ class Downsample(nn.Module):
         _fold(self)
 
 
-@register(**PAPER)
+@register(paper=PAPER, title=TITLE, code=CODE, watch=WATCH)
 class CloBlock(nn.Module):
     """Clo block: `AttnConv`, then a ConvFFN, both residual; local and global context at the cost of a small network.
 
@@ -179,7 +174,7 @@ class CloBlock(nn.Module):
         return self.downsample(x) + self.drop_path(self.mlp(self.norm2(x)))
 
 
-@register(**PAPER, stride=2)
+@register(paper=PAPER, title=TITLE, code=CODE, watch=WATCH, stride=2)
 class CloDownBlock(CloBlock):
     """Clo block that halves height and width and sets the channels; the paper's downsampling.
 
@@ -269,8 +264,8 @@ class CloLayer(nn.Module):
 
     def forward_map(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The last map (B, c1, H, W) of the stage's own resolution, and the stage's output."""
-        *plain, last = self.blocks
-        for block in plain:
+        last: Any = self.blocks[-1]
+        for block in self.blocks[:-1]:
             x = block(x)
         x = last.attend(x)
         return x, last.feed_forward(x)
