@@ -28,7 +28,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         module, attribute = _LAZY[name].split(":")
         return getattr(importlib.import_module(module), attribute)
-    if not name.startswith("_"):
+    if name[:1].isupper():  # classes; a lower-case name is a submodule about to be imported
         from . import registry
 
         block = registry.get(name)

@@ -67,16 +67,17 @@ def install():
 def apply(target):
     """Patch the freshly imported `target`; Ultralytics goes on unpatched whatever happens here."""
     try:
-        from yolo_attn.patches import apply
-    except Exception as e:
-        if getattr(e, "name", None) != "yolo_attn":  # a package that is simply gone leaves nothing to say
-            import warnings
+        from yolo_attn import patches
 
-            warnings.warn(
-                f"yolo_attn is installed but broken ({type(e).__name__}: {e}); Ultralytics runs without its blocks. "
-                "Reinstall it, or set YOLO_ATTN_AUTOLOAD=0.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return
-    apply(target)
+        patches.apply(target)
+    except Exception as e:
+        if getattr(e, "name", None) == "yolo_attn":  # a package that is simply gone leaves nothing to say
+            return
+        import warnings
+
+        warnings.warn(
+            f"yolo_attn is installed but broken ({type(e).__name__}: {e}); Ultralytics runs without its blocks. "
+            "Reinstall it, or set YOLO_ATTN_AUTOLOAD=0.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
