@@ -386,6 +386,7 @@ class CloFormerBackbone(_Trunk):
         """The maps, from fine to coarse."""
         x = self.stem(x)
         maps = []
+        layer: Any
         for layer in self.layers:
             y, x = layer.forward_map(x)
             maps.append(y)

@@ -90,9 +90,20 @@ def block(kwargs: dict[str, Any], state: State) -> Adapted:
             raise OfficialWeightsError(
                 f"{stride=}, {dim=}, {out_dim=}: the shortcut keeps `dim` at stride 1 or strides by 2"
             )
-        options = (num_heads, group_split, kernel_sizes, window_size, mlp_kernel_size, mlp_ratio)
-        options += (qkv_bias, attn_drop, mlp_drop, drop_path, "floor")
-        return CloBlock(dim, *options) if stride == 1 else CloDownBlock(dim, out_dim, *options)
+        options: dict[str, Any] = {
+            "heads": num_heads,
+            "group_split": group_split,
+            "kernel_sizes": kernel_sizes,
+            "window_size": window_size,
+            "mlp_kernel_size": mlp_kernel_size,
+            "mlp_ratio": mlp_ratio,
+            "qkv_bias": qkv_bias,
+            "attn_drop": attn_drop,
+            "mlp_drop": mlp_drop,
+            "drop_path": drop_path,
+            "pooling": "floor",
+        }
+        return CloBlock(dim, **options) if stride == 1 else CloDownBlock(dim, out_dim, **options)
 
     return adapt(build(**kwargs), state)
 
