@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import yolo_attn
+from yolo_attn.patches.startup import yolo_attn_boot as boot
 
 PACKAGE = Path(yolo_attn.__file__).parent
 STARTUP = Path(importlib.util.find_spec("yolo_attn.patches.startup").origin).parent
@@ -147,6 +148,7 @@ def test_pth_line_is_guarded_and_sorts_after_editable_installs() -> None:
     assert names[-1] == "yolo_attn_boot.pth"
     lines = [x for x in (STARTUP / "yolo_attn_boot.pth").read_text().splitlines() if x and not x.startswith("#")]
     assert len(lines) == 1 and lines[0].startswith("import ") and "except" in lines[0]
+    assert all(repr(target) in lines[0] for target in boot.TARGETS)
     assert (STARTUP / "yolo_attn_boot.start").read_text().split() == ["yolo_attn_boot:arm"]
 
 

@@ -257,7 +257,7 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in inspect.signature(cls).parameters.items() if k != "self"}
 
 
-def _channel_rule(name: str, cls: type) -> dict[str, bool]:
+def _channel_rule(name: str, cls: type) -> dict[str, Any]:
     """Read from the constructor how channels resolve."""
     from torch import nn
 

@@ -1,8 +1,10 @@
-"""Arms the import hook through which yolo_attn reaches Ultralytics.
+"""The import hook through which yolo_attn reaches Ultralytics.
 
-Installed as a top-level module beside a `.pth` file (and a `.start` file for Python 3.15 and later), so it runs at
-every interpreter start, including the child processes that Ultralytics launches. It therefore imports nothing, prints
-nothing, and does nothing at all until somebody imports one of `TARGETS`. YOLO_ATTN_AUTOLOAD=0 keeps it from arming.
+Installed as a top-level module, beside a `.pth` file (for Python 3.15 and later a `.start` file) that arms the hook at
+every interpreter start, including the child processes that Ultralytics launches. Arming imports nothing and prints
+nothing, and an armed hook does nothing at all until somebody imports one of `TARGETS`. The `.pth` line holds a finder
+of its own that imports this module only then: reading even a small module at each start costs more than that line.
+YOLO_ATTN_AUTOLOAD=0 keeps the hook from arming.
 """
 
 import sys
@@ -13,20 +15,23 @@ TARGETS = ("ultralytics.nn.tasks", "ultralytics.data.utils")
 class Finder:
     """Lets the other finders find a target module, then hands its loader to `Loader`."""
 
-    yolo_attn = True  # how a second copy of this module (another venv layer, a checkout) recognises the first
+    yolo_attn = True  # how copies of the hook (the .pth line's, another site folder's) recognise each other
 
     def find_spec(self, name, path=None, target=None):
         """Spec of a target module with its loader wrapped; None for everything else."""
-        if name not in TARGETS:
-            return None
-        for finder in sys.meta_path:
-            find = None if getattr(finder, "yolo_attn", False) else getattr(finder, "find_spec", None)
-            spec = find(name, path, target) if find else None
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = Loader(spec.loader)
-                return spec
-        return None
+        return find_spec(name, path, target) if name in TARGETS else None
+
+
+def find_spec(name, path, target):
+    """Spec of a target module, from whoever finds it, with its loader wrapped."""
+    for finder in sys.meta_path:
+        find = None if getattr(finder, "yolo_attn", False) else getattr(finder, "find_spec", None)
+        spec = find(name, path, target) if find else None
+        if spec is not None:
+            if spec.loader is not None:
+                spec.loader = Loader(spec.loader)
+            return spec
+    return None
 
 
 class Loader:
