@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..blocks.cloformer import AttnConv, AttnMap
 from ..blocks.cloformer_net import CloBlock, CloDownBlock, CloFormer, CloLayer, CloStem, ConvFFN
 from . import OfficialWeightsError, adapts, rename
+from ._join import join, refuse
 
 State = Mapping[str, Tensor]
 Adapted = tuple[nn.Module, State]
@@ -231,25 +231,9 @@ def adapt(module: nn.Module, state: State) -> Adapted:
     wrong = []
     for path, attn in module.named_modules():
         if isinstance(attn, AttnConv):
-            wrong += _join(attn, f"{path}." if path else "", ours)
-    if wrong:
-        raise OfficialWeightsError(f"the state dict does not fit {type(module).__name__}: " + "; ".join(wrong))
+            prefix = f"{path}." if path else ""
+            names = [f"{prefix}qkvs.{i}" for i in range(len(attn.local))]
+            names += [f"{prefix}global_q"] * bool(attn.global_heads)
+            wrong += join(ours, f"{prefix}qkv", attn.qkv, dict(zip(names, attn.splits, strict=True)))
+    refuse(module, wrong)
     return module, ours
-
-
-def _join(attn: AttnConv, prefix: str, ours: dict[str, Tensor]) -> list[str]:
-    """Join the projections `qkvs.*` and `global_q` of one attention in place; what is wrong with them, in words."""
-    names = [f"{prefix}qkvs.{i}" for i in range(len(attn.local))] + [f"{prefix}global_q"] * bool(attn.global_heads)
-    wrong = []
-    for kind, target in attn.qkv.named_parameters():
-        parts = {f"{name}.{kind}": (rows, *target.shape[1:]) for name, rows in zip(names, attn.splits, strict=True)}
-        bad = [f"missing {key} {shape}" for key, shape in parts.items() if key not in ours]
-        bad += [
-            f"shape of {key}: {tuple(ours[key].shape)} given, {shape} needed"
-            for key, shape in parts.items()
-            if key in ours and tuple(ours[key].shape) != shape
-        ]
-        if not bad:
-            ours[f"{prefix}qkv.{kind}"] = torch.cat([ours.pop(key) for key in parts])
-        wrong += bad
-    return wrong
