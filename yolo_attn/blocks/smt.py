@@ -1,25 +1,28 @@
-"""Scale-aware modulation (SAM): convolutions of several sizes, aggregated across sizes, multiply the values.
+"""Scale-aware modulation (SAM) and its partners in SMT: attention (MSA) and the Mlp.
 
 Paper   Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://arxiv.org/abs/2307.08579, section 3
 Code    AFeng-x/SMT@11e954d, models/smt.py. Ours differs: images instead of token sequences; the modulator is not kept
-        on the module (theirs breaks deepcopy); the channel interleave is part of joining the heads, not a copy of its
-        own; one image of one cell trains.
-Shapes  B batch, C channels, H W height and width, h heads, G = C / h channels of a head, r expansion
+        on the module (theirs breaks deepcopy); the heads' interleave is part of joining them, not a copy of its own;
+        attention never holds its N x N weights; one image of one cell trains. Blocks: `smt_blocks`; network: `smt_net`.
+Shapes  B batch, C channels, H W height and width, N = H W cells, h heads, G = C / h channels of a head, r expansion
 
-    v, s = W_v x, W_s x                                    B C H W
-    d_i  = DWConv_{3+2i}(s_i)             i = 0 .. h-1     B G H W      multi-head mixed convolution (MHMC)
-    z_g  = [d_0[g], .., d_{h-1}[g]]       g = 0 .. G-1     B h H W      one channel of every head
-    m    = W_inter GELU(BN(concat_g W_intra,g z_g))        B C H W      scale-aware aggregation (SAA)
-    y    = W_proj (m * v)                                  B C H W
+SAM     v, s = W_v x, W_s x                                    B C H W
+        d_i  = DWConv_{3+2i}(s_i)             i = 0 .. h-1     B G H W     multi-head mixed convolution (MHMC)
+        z_g  = [d_0[g], .., d_{h-1}[g]]       g = 0 .. G-1     B h H W     one channel of every head
+        m    = W_inter GELU(BN([W_intra,g z_g for g]))         B C H W     scale-aware aggregation (SAA); r C inside
+        y    = W_proj (m * v)                                  B C H W
+MSA     y    = W_proj (softmax(q k^T / sqrt(G)) v + DWConv_3(v))           q, k, v = W_q x, W_k x, W_v x
+Mlp     y    = W_2 GELU(u + DWConv_3(u))                                   u = W_1 x
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..layers import BatchNorm2d, fold_batchnorm
-from ..registry import register
+from ..registry import register, suggest
 
 PAPER = "https://arxiv.org/abs/2307.08579"
 TITLE = "Scale-Aware Modulation Meet Transformer, ICCV 2023"
@@ -35,13 +38,21 @@ def linear(c1: int, c2: int, bias: bool = True) -> nn.Conv2d:
     return layer
 
 
-def convolution(c1: int, c2: int, k: int, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True) -> nn.Conv2d:
+def convolution(
+    c1: int, c2: int, k: int, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True
+) -> nn.Conv2d:
     """A convolution with the authors' initialisation: normal, variance 2 / (outputs that an input value reaches)."""
     layer = nn.Conv2d(c1, c2, k, stride, padding, groups=groups, bias=bias)
     nn.init.normal_(layer.weight, std=(2.0 / (k * k * c2 // groups)) ** 0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def check_heads(c1: int, heads: int) -> None:
+    """Raise ValueError unless the heads divide the channels."""
+    if heads < 1 or c1 % heads:
+        raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads that divide the channels.")
 
 
 class MultiHeadMixedConv(nn.Module):
@@ -64,7 +75,8 @@ class MultiHeadMixedConv(nn.Module):
         """Convolve each head's channels and interleave the heads."""
         parts = s.chunk(len(self.heads), 1)
         # Stacking behind the channel axis joins the heads and interleaves them in the same copy.
-        return torch.stack([conv(part) for conv, part in zip(self.heads, parts)], 2).flatten(1, 2)  # B G h H W -> B C H W
+        z_BGhHW = torch.stack([conv(part) for conv, part in zip(self.heads, parts, strict=True)], 2)
+        return z_BGhHW.flatten(1, 2)
 
 
 class ScaleAwareAggregation(nn.Module):
@@ -106,6 +118,7 @@ class ScaleAwareAggregation(nn.Module):
         "mixed_conv": "context at several scales, interleaved: channel g * heads + i saw a window of 3 + 2i cells",
     },
     row="SAM",
+    places={"P3": {}, "P4": {}},
 )
 class ScaleAwareModulation(nn.Module):
     """Multiplies each cell's values by context gathered at several scales; linear in the number of cells.
@@ -131,7 +144,7 @@ class ScaleAwareModulation(nn.Module):
         self, c1: int, heads: int = 4, expand_ratio: int = 2, qkv_bias: bool = True, proj_drop: float = 0.0
     ) -> None:
         super().__init__()
-        _check_heads(c1, heads)
+        check_heads(c1, heads)
         if expand_ratio < 1:
             raise ValueError(f"{expand_ratio=} must be at least 1; the authors use 2.")
         self.v = linear(c1, c1, qkv_bias)
@@ -152,6 +165,110 @@ class ScaleAwareModulation(nn.Module):
         return [self.proj]
 
 
-def _check_heads(c1: int, heads: int) -> None:
-    if heads < 1 or c1 % heads:
-        raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads that divide the channels.")
+@register(
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
+    watch={
+        "attended": "what each cell gathered from the whole map, before the local term is added",
+        "local_conv": "the local term: each cell's values among those of its neighbours",
+    },
+    row="SMTMSA",
+    places={"P5": {}},
+)
+class SMTAttention(nn.Module):
+    """Softmax attention of every cell over all cells, plus a depthwise convolution of the values for local detail.
+
+    The paper uses it where maps are small (P5): its time grows with the square of the number of cells. Memory does
+    not: the N x N weights exist only tile by tile (in training with `attn_drop` PyTorch may hold them whole).
+
+    Args:
+        c1: Channels in and out; a multiple of `heads`.
+        heads: Number of heads.
+        qkv_bias: Whether the maps to queries, keys and values have a bias (the authors' models: yes).
+        qk_scale: Factor of the products of queries and keys; by default 1 / sqrt(channels of a head).
+        attn_drop: Dropout of attention weights.
+        proj_drop: Dropout after the output projection.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W).
+
+    Raises:
+        ValueError: `heads` does not divide `c1`.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        heads: int = 8,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_heads(c1, heads)
+        self.heads, self.scale, self.attn_drop = heads, qk_scale or (c1 // heads) ** -0.5, attn_drop
+        self.q = linear(c1, c1, qkv_bias)
+        self.kv = linear(c1, 2 * c1, qkv_bias)
+        self.attended = nn.Identity()  # for hooks
+        self.local_conv = convolution(c1, c1, 3, padding=1, groups=c1)
+        self.proj = linear(c1, c1)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend over all cells and add the local term."""
+        k, v = self.kv(x).chunk(2, 1)
+        rate = self.attn_drop if self.training else 0.0
+        y_BhNG = F.scaled_dot_product_attention(
+            self._split(self.q(x)), self._split(k), self._split(v), dropout_p=rate, scale=self.scale
+        )
+        b, c, h, w = v.shape
+        y = y_BhNG.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        return self.proj_drop(self.proj(self.attended(y) + self.local_conv(v)))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        """B C H W -> B h N G."""
+        b, c, h, w = x.shape
+        # A cell's channels must lie side by side: SDPA on CPU silently holds the N x N weights otherwise.
+        return x.permute(0, 2, 3, 1).reshape(b, h * w, self.heads, c // self.heads).transpose(1, 2)
+
+    def output_convs(self) -> list[nn.Conv2d]:
+        """The convolution that the output comes out of."""
+        return [self.proj]
+
+
+class ConvMlp(nn.Module):
+    """Two linear maps of every cell with a residual depthwise 3 x 3 convolution between them, which tells position.
+
+    Args:
+        c1: Input channels.
+        hidden: Channels between the maps; `c1` by default.
+        c2: Output channels; `c1` by default.
+        act: Name of the activation in `torch.nn`.
+        drop: Dropout after the activation and at the end.
+
+    Shape:
+        (B, c1, H, W) -> (B, c2, H, W).
+
+    Raises:
+        ValueError: No such activation.
+    """
+
+    def __init__(
+        self, c1: int, hidden: int | None = None, c2: int | None = None, act: str = "GELU", drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        hidden = hidden or c1
+        if not hasattr(nn, act):
+            raise ValueError(f"torch.nn has no activation {act=}.{suggest(act, dir(nn))}")
+        self.fc1 = linear(c1, hidden)
+        self.dwconv = convolution(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act = getattr(nn, act)()
+        self.fc2 = linear(hidden, c2 or c1)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Widen, look at the neighbours, narrow."""
+        u = self.fc1(x)
+        return self.drop(self.fc2(self.drop(self.act(u + self.dwconv(u)))))

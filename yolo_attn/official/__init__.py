@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,10 +81,10 @@ def load(block: str, kwargs: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     return module.eval()
 
 
-def rename(state: Mapping[str, Tensor], *pairs: tuple[str, str]) -> dict[str, Tensor]:
+def rename(
+    state: Mapping[str, Tensor], *pairs: tuple[str, str | Callable[[re.Match[str]], str]]
+) -> dict[str, Tensor]:
     """A copy of `state` in which each key has every (regular expression, replacement) applied, in order."""
-    import re
-
     out = {}
     for key, value in state.items():
         for pattern, replacement in pairs:
