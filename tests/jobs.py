@@ -1,0 +1,63 @@
+"""What users do, as fresh processes in empty folders: helpers for the tests of whole jobs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SHORT = ("imgsz=64", "epochs=1", "batch=4", "workers=0", "plots=False", "exist_ok=True", "project=runs", "name=t")
+
+
+def clean_environment(**env: str) -> dict[str, str]:
+    """This environment without a path by which a child could find the checkout."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | env
+
+
+def run(*words: str | Path, cwd: Path, ok: bool = True, timeout: int = 600, **env: str) -> str:
+    """Output of a command in a folder.
+
+    Args:
+        *words: Program and arguments.
+        cwd: Where it runs.
+        ok: Fail unless it exits with 0.
+        timeout: Seconds.
+        **env: Additions to the environment.
+
+    Returns:
+        Standard output and standard error, in one text.
+    """
+    done = subprocess.run(
+        list(map(str, words)), cwd=cwd, capture_output=True, text=True, env=clean_environment(**env), timeout=timeout
+    )
+    text = done.stdout + done.stderr
+    assert (done.returncode == 0) is ok, f"{' '.join(map(str, words))}: exit {done.returncode}\n{text[-4000:]}"
+    return text
+
+
+def yolo(*words: str, cwd: Path, ok: bool = True, **env: str) -> str:
+    """Output of the `yolo` command of this environment."""
+    return run(Path(sys.executable).parent / "yolo", *words, cwd=cwd, ok=ok, **env)
+
+
+def python(code: str, *words: str | Path, cwd: Path, ok: bool = True, **env: str) -> str:
+    """Output of Python code that knows nothing of this project."""
+    return run(sys.executable, "-c", code, *words, cwd=cwd, ok=ok, **env)
+
+
+def tiny_dataset(folder: Path, task: str = "detect") -> str:
+    """A dozen generated images, and the `data=` argument that names them."""
+    from yolo_attn import assets, shapes
+
+    root = shapes.make(folder / f"tiny-{task}", task=task, train=8, val=4, size=96)
+    if task == "classify":
+        return str(root)
+    suffix = {"detect": "", "segment": "-seg", "pose": "-pose", "obb": "-obb"}[task]
+    import yaml
+
+    d = yaml.safe_load((assets.folder() / f"shapes{suffix}.yaml").read_text(encoding="utf-8"))
+    d.pop("download")
+    file = folder / f"tiny-{task}.yaml"
+    file.write_text(yaml.safe_dump({**d, "path": str(root)}))
+    return str(file)

@@ -1,0 +1,58 @@
+"""Other Ultralytics releases: train, load, predict, export and the doctor, each in its own environment."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from jobs import run, tiny_dataset
+from test_jobs import EXPORT, USE, image
+
+pytestmark = pytest.mark.compat
+ROOT = Path(__file__).resolve().parent.parent
+RELEASES = ("8.3.200", "8.3.253", "8.4.60", "8.4.141", "")  # "" is the newest
+
+TRAIN = """
+import sys
+from ultralytics import YOLO
+YOLO(sys.argv[1]).train(data=sys.argv[2], imgsz=64, epochs=1, batch=4, workers=0, plots=False, project="runs", name="t")
+"""
+
+PRETRAINED = """
+import sys, torch
+from ultralytics import YOLO
+stock = YOLO("yolov8n.yaml")
+stock.save("stock.pt")
+stock = YOLO("stock.pt").model.float().eval()
+ours = YOLO("yolov8n-sam.yaml").load("stock.pt").model.float().eval()
+x = torch.rand(1, 3, 64, 96)
+with torch.no_grad():
+    assert torch.equal(ours(x)[0], stock(x)[0])
+print("lossless")
+"""
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda r: r or "newest")
+def test_release(release: str, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", venv, cwd=tmp_path)
+    site = next(venv.glob("lib/python*/site-packages"))
+    # The heavy packages come from this environment, as a plain path: its start-up files are not processed.
+    (site / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    python = venv / "bin" / "python"
+    pip = (python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps")
+    run(*pip, "-I", f"ultralytics=={release}" if release else "ultralytics", cwd=tmp_path)
+    run(*pip, "--no-build-isolation", "-e", ROOT, cwd=tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    text = run(python, "-m", "yolo_attn", "doctor", cwd=work)
+    assert text.rstrip().endswith("healthy") and (not release or f"ultralytics {release} at {site}" in text)
+    data = tiny_dataset(tmp_path)
+    text = run(python, "-c", TRAIN, "yolov8n-sam.yaml", data, cwd=work)
+    assert ("SPPF without its first activation" in text) is (release == "8.4.60")
+    best = next(work.rglob("best.pt"))
+    assert "predicted" in run(python, "-c", USE, best, image(data), cwd=work)
+    assert "exported" in run(python, "-c", EXPORT, best, cwd=work)
+    assert "lossless" in run(python, "-c", PRETRAINED, cwd=work)
