@@ -1,0 +1,282 @@
+"""Cascaded group attention (CGA): each head sees its own share of the channels plus what the head before it found.
+
+Paper   Liu et al., EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention, CVPR 2023,
+        https://arxiv.org/abs/2305.07027, section 3.1
+Code    https://github.com/microsoft/Cream at 4a13c40, EfficientViT/classification and EfficientViT/downstream. Ours
+        differs: any height and width, where a window at the edge has the cells that are there and no others
+        (`padding="zero"` brings the authors' back: zeros beyond the edge become keys, values and neighbours); biases
+        are read where they are used (theirs are cached by `eval()` and go stale when weights are loaded afterwards);
+        queries are scaled before the product.
+Shapes  B batch, C channels, h heads, c = C / h channels of a head, e channels of its queries and keys, s side of a
+        window, n windows of N = s s cells
+
+    x_i     = chunk_i(x) + y_{i-1}                       B c H W      the cascade: later heads refine earlier ones
+    q, k, v = split(bn(conv1x1(x_i)))                    B e H W, B e H W, B c H W
+    q       = bn(dwconv_ki(q))                           B e H W      within a window
+    y_i     = softmax(q k^T / sqrt(e) + bias_i) v        B c H W      within a window; bias by |dy|, |dx|
+    out     = bn(conv1x1(relu(concat_i y_i)))            B C H W
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..layers import BatchNorm2d, fold_batchnorm
+from ..registry import register
+
+PAPER = "https://arxiv.org/abs/2305.07027"
+TITLE = "EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention, CVPR 2023"
+CODE = "https://github.com/microsoft/Cream/tree/main/EfficientViT"
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, then BatchNorm.
+
+    Args:
+        c1: Input channels.
+        c2: Output channels.
+        kernel_size: Odd side of the convolution.
+        groups: Groups of the convolution.
+        gamma: Initial scale of the BatchNorm.
+
+    Shape:
+        (B, c1, H, W) -> (B, c2, H, W).
+    """
+
+    def __init__(self, c1: int, c2: int, kernel_size: int = 1, groups: int = 1, gamma: float = 1.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+        bn = BatchNorm2d(c2)
+        nn.init.constant_(bn.weight, gamma)
+        self.bn: nn.Module = bn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve and normalise."""
+        return self.bn(self.conv(x))
+
+    def fuse(self) -> None:
+        """Fold the BatchNorm into the convolution."""
+        if isinstance(self.bn, BatchNorm2d):
+            fold_batchnorm(self.conv, self.bn)
+            self.bn = nn.Identity()
+
+
+class GroupHead(nn.Module):
+    """One head of the cascade.
+
+    Args:
+        c1: Channels that it reads.
+        key_dim: Channels of queries and keys.
+        value_dim: Channels that it gives.
+        window_size: Side of the windows.
+        kernel_size: Odd side of the queries' depthwise convolution.
+
+    Shape:
+        (B, c1, H, W) -> (B, value_dim, H, W).
+    """
+
+    def __init__(self, c1: int, key_dim: int, value_dim: int, window_size: int, kernel_size: int) -> None:
+        super().__init__()
+        self.splits = [key_dim, key_dim, value_dim]
+        self.scale = key_dim**-0.5
+        self.window_size = window_size
+        self.qkv = ConvBN(c1, sum(self.splits))
+        self.dw = ConvBN(key_dim, key_dim, kernel_size, groups=key_dim)
+        self.softmax = nn.Softmax(-1)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attend within windows; `bias` (1, 1 or n, N, N) goes onto the logits."""
+        h, w = x.shape[2:]
+        q, k, v = self.qkv(x).split(self.splits, 1)
+        q_bnNe = self.to_cells(self.mix(q) * self.scale)
+        logits = q_bnNe @ self.to_cells(k).transpose(2, 3) + bias.to(q_bnNe.dtype)
+        y_bnNc = self.softmax(logits) @ self.to_cells(v)
+        return self.from_cells(y_bnNc, h, w)
+
+    def mix(self, q: torch.Tensor) -> torch.Tensor:
+        """Depthwise convolution of the queries that does not look beyond its window; statistics of real cells only."""
+        s, (b, e, h, w) = self.window_size, q.shape
+        q = F.pad(q, (0, -w % s, 0, -h % s))
+        down, across = q.shape[2] // s, q.shape[3] // s
+        q = q.reshape(b, e, down, s, across, s).permute(0, 2, 4, 1, 3, 5).reshape(-1, e, s, s)
+        q = self.dw.conv(q).reshape(b, down, across, e, s, s).permute(0, 3, 1, 4, 2, 5)
+        return self.dw.bn(q.reshape(b, e, down * s, across * s)[:, :, :h, :w])
+
+    def to_cells(self, x: torch.Tensor) -> torch.Tensor:
+        """Cells window by window: (B, c, H, W) -> (B, n, N, c), zeros beyond the edge."""
+        s, (b, c, h, w) = self.window_size, x.shape
+        x = F.pad(x, (0, -w % s, 0, -h % s))
+        x = x.reshape(b, c, x.shape[2] // s, s, x.shape[3] // s, s)
+        return x.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, s * s, c)
+
+    def from_cells(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        """The inverse of `to_cells`: (B, n, N, c) -> (B, c, h, w)."""
+        s, b, c = self.window_size, x.shape[0], x.shape[3]
+        down, across = h + -h % s, w + -w % s
+        x = x.reshape(b, down // s, across // s, s, s, c).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(b, c, down, across)[:, :, :h, :w]
+
+
+@register(
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
+    watch={"heads.0.softmax": "weights of the first head within each window (B, windows, cells, cells)"},
+    row="CGA",
+    places={"P4": {}, "P5": {}},
+)
+class CascadedGroupAttention(nn.Module):
+    """Attends within windows, head after head; cheap in memory, and no two heads look at the same channels.
+
+    Args:
+        c1: Channels in and out; a multiple of `heads`.
+        heads: Number of heads.
+        key_dim: Channels of each head's queries and keys.
+        window_size: Side of the windows; a map no larger than that is one window.
+        kernel_sizes: Odd sides of the queries' depthwise convolutions, one per head or one for all.
+        value_dim: Channels of each head's values; None for `c1` / `heads`, which the cascade asks for wherever there is
+            more than one head.
+        padding: "mask": windows at the edge have only the cells that are there. "zero": the authors' way, zeros beyond
+            the edge are cells like all others.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W).
+
+    Raises:
+        ValueError: An option does not fit the channels, the number of heads or the list of choices.
+    """
+
+    distance: torch.Tensor
+
+    def __init__(
+        self,
+        c1: int,
+        heads: int = 4,
+        key_dim: int = 16,
+        window_size: int = 7,
+        kernel_sizes: Sequence[int] = (5,),
+        value_dim: int | None = None,
+        padding: str = "mask",
+    ) -> None:
+        super().__init__()
+        if heads < 1 or c1 % heads:
+            raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads among the divisors of the channels")
+        c = value_dim or c1 // heads
+        if heads > 1 and c != c1 // heads:
+            raise ValueError(f"{value_dim=} must be {c1 // heads}: a head's output is added to the next head's input")
+        kernels = list(kernel_sizes) * heads if len(kernel_sizes) == 1 else list(kernel_sizes)
+        if len(kernels) != heads or any(k < 1 or k % 2 == 0 for k in kernels):
+            raise ValueError(f"{kernel_sizes=} must be odd numbers, one for all {heads=} or one for each")
+        if window_size < 1:
+            raise ValueError(f"{window_size=} must be at least 1")
+        if padding not in ("mask", "zero"):
+            raise ValueError(f"{padding=} must be 'mask' (real cells only) or 'zero' (as the authors)")
+        self.window_size = window_size
+        self.padding = padding
+        self.heads = nn.ModuleList(GroupHead(c1 // heads, key_dim, c, window_size, k) for k in kernels)
+        self.attention_biases = nn.Parameter(torch.zeros(heads, window_size**2))
+        y = torch.arange(window_size).repeat_interleave(window_size)
+        x = torch.arange(window_size).repeat(window_size)
+        distance = (y[:, None] - y).abs() * window_size + (x[:, None] - x).abs()
+        self.register_buffer("distance", distance, persistent=False)
+        self.relu = nn.ReLU()
+        self.proj = ConvBN(c * heads, c1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Head after head, then mix their outputs."""
+        h, w = x.shape[2:]
+        if self.padding == "zero":
+            x = F.pad(x, (0, -w % self.window_size, 0, -h % self.window_size))
+        bias = self.attention_biases[:, self.distance][:, None, None]  # h 1 1 N N
+        if self.padding == "mask":
+            bias = bias + self.mask(x)
+        outputs: list[torch.Tensor] = []
+        for i, (head, part) in enumerate(zip(self.heads, x.chunk(len(self.heads), 1), strict=True)):
+            outputs.append(head(part + outputs[-1] if outputs else part, bias[i]))
+        return self.proj(self.relu(torch.cat(outputs, 1)))[:, :, :h, :w]
+
+    def mask(self, x: torch.Tensor) -> torch.Tensor:
+        """What keeps keys beyond the edge out of the softmax: (1, n, 1, N), 0 or a very low number."""
+        head: Any = self.heads[0]
+        cells = head.to_cells(torch.ones_like(x[:1, :1]))
+        return (1 - cells.transpose(2, 3)) * torch.finfo(x.dtype).min
+
+    def output_convs(self) -> list[nn.Conv2d]:
+        """The convolution whose output is the operator's output, once its BatchNorm is folded; folds it."""
+        self.proj.fuse()
+        return [self.proj.conv]
+
+
+@register(
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
+    watch={"attn.heads.0.softmax": "weights of the first head within each window (B, windows, cells, cells)"},
+)
+class EfficientViTBlock(nn.Module):
+    """EfficientViT's sandwich: cheap convolutions and feed-forward layers on either side of one cascaded attention.
+
+    Args:
+        c1: Channels in and out; a multiple of `heads`.
+        heads: Number of heads.
+        key_dim: Channels of each head's queries and keys.
+        window_size: Side of the attention's windows.
+        kernel_sizes: Odd sides of the queries' depthwise convolutions, one per head or one for all.
+        padding: "mask" or "zero"; see `CascadedGroupAttention`.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W).
+
+    Raises:
+        ValueError: An option does not fit; see `CascadedGroupAttention`.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        heads: int = 4,
+        key_dim: int = 16,
+        window_size: int = 7,
+        kernel_sizes: Sequence[int] = (5,),
+        padding: str = "mask",
+    ) -> None:
+        super().__init__()
+        # Each branch ends in a BatchNorm that starts at zero, as the authors': the block starts as the identity.
+        self.dw0 = ConvBN(c1, c1, 3, groups=c1, gamma=0.0)
+        self.ffn0 = FeedForward(c1)
+        self.attn = CascadedGroupAttention(c1, heads, key_dim, window_size, kernel_sizes, padding=padding)
+        self.attn.proj = ConvBN(c1, c1, gamma=0.0)
+        self.dw1 = ConvBN(c1, c1, 3, groups=c1, gamma=0.0)
+        self.ffn1 = FeedForward(c1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Five residual branches, one after another."""
+        for branch in (self.dw0, self.ffn0, self.attn, self.dw1, self.ffn1):
+            x = x + branch(x)
+        return x
+
+
+class FeedForward(nn.Module):
+    """Two 1x1 convolutions with BatchNorm around a ReLU, twice as wide inside.
+
+    Args:
+        c1: Channels in and out.
+
+    Shape:
+        (B, c1, H, W) -> (B, c1, H, W).
+    """
+
+    def __init__(self, c1: int) -> None:
+        super().__init__()
+        self.pw1 = ConvBN(c1, 2 * c1)
+        self.act = nn.ReLU()
+        self.pw2 = ConvBN(2 * c1, c1, gamma=0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Widen, clip, narrow."""
+        return self.pw2(self.act(self.pw1(x)))
