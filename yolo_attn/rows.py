@@ -2,6 +2,11 @@
 
     [from, repeats, Name, [arguments..., {option: value, ...}]]
 
+A class with several outputs, or one that sets its own channels, has a method `out_channels(c1, …)` (static or class
+method, called with the constructor's arguments) that gives the number or, for several maps, a tuple; a row behind it
+then gets that tuple as `c1`. A class with an option `size` and a table `sizes` (scale letter -> size) follows the
+model's scale.
+
 Positional arguments follow the constructor after what the parser fills in (`c1`; `c2` scaled by the model's width;
 `n` scaled by its depth); a mapping at the end gives options by name.
 """
@@ -50,7 +55,7 @@ def resolve(
     max_channels: float,
     scale: str | None,
     legacy: bool,
-) -> tuple[type, int, list[Any], int, bool]:
+) -> tuple[type, Any, list[Any], int, bool]:
     """What parse_model needs to build one registered row.
 
     Args:
@@ -76,8 +81,10 @@ def resolve(
     where = f"row {i} [{f}, {n}, {block.name}, {args}]"
     c1: Any = _input_channels(block, f, ch, where)
     *positional, options = args if args and isinstance(args[-1], dict) else (*args, {})
+    if "size" in block.options and "size" not in (options := dict(options)) and not positional:
+        options |= _size_of_scale(block, scale, where)
     head: list[Any] = [c1]
-    c2: int | None = None
+    c2: Any = None
     if block.takes_c2:
         c2, positional, options = _output_channels(block, positional, dict(options), width, max_channels, where)
         head.append(c2)
@@ -97,7 +104,21 @@ def resolve(
             f"{where}: {n} repeats need equal channels in and out, here {c1} -> {c2}. "
             "Use one repeat, or give the constructor an `n` argument after `c2`."
         )
-    return module, c2, _bind(block, head, positional, options, where), n, legacy
+    arguments = _bind(block, head, positional, options, where)
+    if hasattr(module, "out_channels"):
+        c2 = module.out_channels(*arguments)
+    return module, c2, arguments, n, legacy
+
+
+def _size_of_scale(block: Block, scale: str | None, where: str) -> dict[str, str]:
+    """The paper's size that a model's scale letter stands for, where the class has a table `sizes` of them."""
+    sizes: dict[str, str] = getattr(block.cls, "sizes", {})
+    if not sizes or not scale:
+        return {}
+    if scale not in sizes:
+        listed = ", ".join(f"{letter} ({size})" for letter, size in sizes.items())
+        raise RegistryError(f"{where}: the paper has no size for scale {scale!r}; choose one of {listed}.")
+    return {"size": sizes[scale]}
 
 
 def _input_channels(block: Block, f: int | list[int], ch: list[int], where: str) -> int | list[int]:
