@@ -1,4 +1,4 @@
-"""Focused linear attention against its equations, in half precision, and at sizes its position code was not made for."""
+"""Focused linear attention against its equations, in half precision, and at sizes foreign to its position code."""
 
 from __future__ import annotations
 
