@@ -3,40 +3,117 @@
 Paper   Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2022,
         https://arxiv.org/abs/2111.14556, sections 3 and 4
 Code    https://github.com/LeapLabTHU/ACmix at 81dddb6 (ResNet/test_bottleneck.py). Ours differs: any H x W >= 1, odd
-        sizes under a stride, any odd convolution kernel, a dilation that dilates, a position code in the input's
-        precision; q, k and v are one convolution whose channels are ordered (D, 3, h) so that neither path copies them.
+        sizes under a stride, any odd convolution kernel, a dilation that dilates, a position code in the weights'
+        precision; no unfolded copies (acmix_neighborhood.py); q, k and v are one convolution whose channels are ordered
+        (D, 3, h), the order that the grouped convolution wants and the attention does not mind.
 Shapes  B batch, C channels out, h heads, D = C / h, H W cells, P Q output cells, K kernel_att, k kernel_conv
 
     q, k, v = W x                                    stage I: three 1x1 projections, shared by both paths
     att(p)  = sum_t softmax_t(q(p) . (k(p+t) + pe(p) - pe(p+t)) / sqrt D) v(p+t)      t in the K x K neighbourhood
-    pe      = W_p (x/W, y/H) in [-1, 1]^2            the same D channels for every head
+    pe      = W_p (x, y), x and y from -1 to 1       the same D channels for every head
     f       = fc (q, k, v)                           3h -> k^2 maps, shared over the D channels
-    conv    = sum_s shift_s(f_s)                     grouped k x k convolution, initialised to the k^2 shifts, learned
+    conv    = sum_s shift_s(f_s)                     a grouped k x k convolution, initialised to the k^2 shifts, learned
     y       = alpha att + beta conv                  alpha = beta = 0.5 at the start
 
-q(p) . pe(p) is the same for all neighbours t and drops out of the softmax, so keys alone carry the position code.
+q(p) . pe(p) is the same for all neighbours t and drops out of the softmax, so keys alone carry the position code. The
+attention's channels are ordered (h, D), the convolution's (D, h); the authors add them as they are, and so do we.
 """
 
 from __future__ import annotations
+
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers import BatchNorm2d, fold_batchnorm
 from ..registry import register
-from .acmix_neighborhood import neighbor_mask, tiled_attention
+from .acmix_neighborhood import Window, listed_logits, listed_sum, neighborhood_attention
+
+PAPER = "https://arxiv.org/abs/2111.14556"
+TITLE = "On the Integration of Self-Attention and Convolution, CVPR 2022"
+CODE = "https://github.com/LeapLabTHU/ACmix"
+
+
+class ConvolutionPath(nn.Module):
+    """The convolution that every form of ACmix builds from the queries, keys and values of its attention.
+
+    `fc` makes k^2 maps of each channel's 3h, `dep_conv` shifts and sums them; its kernels start as the k^2 one-cell
+    shifts, which make the pair an ordinary convolution, and are learned from there. Keep that start: initialisers that
+    loop over all convolutions of a network have to leave this module out, or call `reset_parameters` afterwards.
+
+    Args:
+        channels: Channels C, a multiple of `heads`.
+        heads: Heads h of the attention that shares the projections.
+        kernel: Side k of the convolution, odd.
+        stride: Height and width shrink by this factor, rounded up.
+        bias: `fc` has a bias, as in the authors' Swin form.
+
+    Shape:
+        (B, D, 3, h, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)), channels ordered (D, h).
+
+    Raises:
+        ValueError: The kernel is even.
+    """
+
+    def __init__(self, channels: int, heads: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel_conv={kernel} must be odd, so that a cell is the centre of its neighbourhood.")
+        d = channels // heads
+        self.fc = nn.Conv2d(3 * heads, kernel**2, 1, bias=bias)
+        self.dep_conv = nn.Conv2d(d * kernel**2, channels, kernel, stride, kernel // 2, groups=d, bias=False)
+        # One grouped convolution with the product of both weights costs 3h k^2 per output, both in turn k^2 (3 + k^2).
+        self.joined = not bias and 3 * heads <= 3 + kernel**2
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Default weights for `fc`, shifts for `dep_conv`."""
+        self.fc.reset_parameters()
+        k = self.dep_conv.kernel_size[0]
+        with torch.no_grad():
+            weight = self.dep_conv.weight
+            weight.copy_(torch.eye(k * k, device=weight.device).view(k * k, k, k).expand_as(weight))
+
+    def forward(self, qkv_BD3hHW: Tensor, rate: Tensor) -> Tensor:
+        """Convolve; `rate` scales the kernels rather than the map, which is smaller."""
+        b, _, _, heads, height, width = qkv_BD3hHW.shape
+        conv, kernels = self.dep_conv, self.dep_conv.weight * rate
+        d, k = conv.groups, conv.kernel_size[0]
+        if not self.joined:
+            maps = self.fc(qkv_BD3hHW.reshape(b * d, -1, height, width)).reshape(b, -1, height, width)
+            return F.conv2d(maps, kernels, None, conv.stride, conv.padding, groups=d)
+        kernels = torch.einsum("otyx,tj->ojyx", kernels, self.fc.weight.flatten(1))
+        groups = d
+        if torch.is_grad_enabled() and not torch.jit.is_tracing():
+            # Groups of h channels are too narrow for the backward kernels of CPUs: join 4 with zeros between them.
+            merge = gcd(d, 4)
+            groups = d // merge
+            apart = torch.eye(merge, dtype=kernels.dtype, device=kernels.device).view(1, merge, 1, merge, 1, 1, 1)
+            kernels = kernels.view(groups, merge, -1, 1, 3 * heads, k, k) * apart
+            kernels = kernels.reshape(conv.out_channels, -1, k, k)
+        maps = qkv_BD3hHW.reshape(b, -1, height, width)
+        return F.conv2d(maps, kernels, None, conv.stride, conv.padding, groups=groups)
 
 
 @register(
     "ACmix",
-    paper="https://arxiv.org/abs/2111.14556",
-    title="On the Integration of Self-Attention and Convolution, CVPR 2022",
-    code="https://github.com/LeapLabTHU/ACmix",
-    watch={"att": "output of the attention path", "conv": "output of the convolution path"},
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
+    watch={
+        "softmax": "attention weights of each cell over its K x K neighbours (B, h, K^2, P, Q), computed while watched",
+        "att": "what the attention path adds, times its rate",
+        "conv": "what the convolution path adds, times its rate",
+    },
     row="ACmixRow",
 )
 class ACmix(nn.Module):
     """Each cell attends over its K x K neighbourhood, while a convolution reuses the same queries, keys and values.
+
+    For the cost of a convolution more than the attention alone, a layer has both: content-dependent weights nearby, and
+    fixed kernels whose share it learns (`rate_att`, `rate_conv`; alpha and beta in the paper).
 
     Args:
         c1: Channels in.
@@ -51,7 +128,7 @@ class ACmix(nn.Module):
         (B, c1, H, W) -> (B, c2, ceil(H / stride), ceil(W / stride)), any H, W >= 1.
 
     Raises:
-        ValueError: c2 is no multiple of heads, or a kernel is even.
+        ValueError: c2 is no multiple of heads, a kernel is even, or stride or dilation is below 1.
     """
 
     def __init__(
@@ -66,64 +143,122 @@ class ACmix(nn.Module):
     ) -> None:
         super().__init__()
         c2 = c2 or c1
-        if heads < 1 or c2 % heads:
-            raise ValueError(f"{c2=} must be a multiple of {heads=}; choose heads that divide the output channels.")
-        for name, kernel in (("kernel_att", kernel_att), ("kernel_conv", kernel_conv)):
-            if kernel < 1 or kernel % 2 == 0:
-                raise ValueError(f"{name}={kernel} must be odd, so that a cell is the centre of its neighbourhood.")
-        if stride < 1 or dilation < 1:
-            raise ValueError(f"{stride=} and {dilation=} must be at least 1.")
-        self.heads, self.stride, self.dilation = heads, stride, dilation
-        self.kernel_att, self.kernel_conv = kernel_att, kernel_conv
-        d = c2 // heads
+        check_heads(c2, heads)
+        self.heads, self.stride, self.window = heads, stride, Window(kernel_att, stride, dilation).checked()
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
-        self.conv_p = nn.Conv2d(2, d, 1)
-        self.fc = nn.Conv2d(3 * heads, kernel_conv**2, 1, bias=False)
-        self.dep_conv = nn.Conv2d(
-            d * kernel_conv**2, c2, kernel_conv, stride, kernel_conv // 2, groups=d, bias=False
-        )
-        self.rate_att = nn.Parameter(torch.empty(1))
-        self.rate_conv = nn.Parameter(torch.empty(1))
-        self.att, self.conv = nn.Identity(), nn.Identity()
-        self.register_buffer("mask", neighbor_mask(kernel_att, stride, dilation), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Shift kernels for the convolution path, equal rates."""
-        nn.init.constant_(self.rate_att, 0.5)
-        nn.init.constant_(self.rate_conv, 0.5)
-        with torch.no_grad():
-            shifts = torch.eye(self.kernel_conv**2).view(-1, self.kernel_conv, self.kernel_conv)
-            self.dep_conv.weight.copy_(shifts.expand_as(self.dep_conv.weight))
+        self.conv_p = nn.Conv2d(2, c2 // heads, 1)
+        self.softmax, self.att = nn.Softmax(2), nn.Identity()
+        self.conv = ConvolutionPath(c2, heads, kernel_conv, stride)
+        self.rate_att = nn.Parameter(torch.full((1,), 0.5))
+        self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
+        self.register_buffer("mask", self.window.mask(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
         b, _, height, width = x.shape
         qkv_BD3hHW = self.qkv(x).view(b, -1, 3, self.heads, height, width)
-        att = self.att(self._attend(qkv_BD3hHW))
-        conv = self.conv(self._convolve(qkv_BD3hHW))
-        return self.rate_att * att + self.rate_conv * conv
+        position_DHW = self.conv_p(place(qkv_BD3hHW, self.conv_p.weight.dtype))[0]
+        if self.softmax._forward_hooks:  # somebody wants to see weights that otherwise never exist in one piece
+            att = self._attend_listed(qkv_BD3hHW, position_DHW)
+        else:
+            att = neighborhood_attention(qkv_BD3hHW, position_DHW, self.mask, self.window)
+        return self.att(self.rate_att * att.flatten(1, 2)) + self.conv(qkv_BD3hHW, self.rate_conv)
 
-    def _attend(self, qkv_BD3hHW: Tensor) -> Tensor:
+    def _attend_listed(self, qkv_BD3hHW: Tensor, position_DHW: Tensor) -> Tensor:
         q, k, v = qkv_BD3hHW.transpose(1, 3).unbind(2)  # B h D H W each
         q = q[..., :: self.stride, :: self.stride] * q.shape[2] ** -0.5
-        k = k - self._position(k)
-        y = tiled_attention(q, k, v, self.mask, self.kernel_att, self.stride, self.dilation)
-        return y.flatten(1, 2)
-
-    def _convolve(self, qkv_BD3hHW: Tensor) -> Tensor:
-        b, d, _, heads, height, width = qkv_BD3hHW.shape
-        maps = self.fc(qkv_BD3hHW.reshape(b * d, 3 * heads, height, width))
-        return self.dep_conv(maps.reshape(b, -1, height, width))
-
-    def _position(self, like: Tensor) -> Tensor:
-        """The learned code of each cell's place, (D, H, W)."""
-        height, width = like.shape[-2:]
-        x = _span(width, like).expand(1, 1, height, width)
-        y = _span(height, like)[:, None].expand(1, 1, height, width)
-        return self.conv_p(torch.cat([x, y], 1))[0]
+        weights_BhKPQ = self.softmax(listed_logits(q, k - position_DHW, self.window))
+        return listed_sum(weights_BhKPQ, v, self.window).to(v.dtype)
 
 
-def _span(size: int, like: Tensor) -> Tensor:
-    """`size` even steps from -1 to 1 (-1 alone for a single one), in the precision of `like`."""
-    return torch.arange(size, dtype=like.dtype, device=like.device) * (2 / (size - 1 + 1 // size)) - 1
+def check_heads(channels: int, heads: int) -> None:
+    """Heads share the channels evenly.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if heads < 1 or channels % heads:
+        raise ValueError(f"c2={channels} must be a multiple of {heads=}; choose heads that divide the output channels.")
+
+
+def place(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Each cell's place, x and y from -1 to 1 (-1 alone where there is one cell), (1, 2, H, W)."""
+    height, width = like.shape[-2:]
+    x = _span(width, like.device).expand(1, 1, height, width)
+    y = _span(height, like.device)[:, None].expand(1, 1, height, width)
+    return torch.cat([x, y], 1).to(dtype)
+
+
+def _span(size: int, device: torch.device) -> Tensor:
+    return torch.arange(size, dtype=torch.float32, device=device) * (2 / (size - 1 + 1 // size)) - 1
+
+
+@register(
+    "ACmixBottleneck",
+    paper=PAPER,
+    title=TITLE,
+    code=CODE,
+    watch={"conv2.att": "what the attention path adds", "conv2.conv": "what the convolution path adds"},
+)
+class ACmixBottleneck(nn.Module):
+    """ResNet's bottleneck with ACmix in place of its 3x3 convolution: the unit of ACmix-ResNet.
+
+    x -> 1x1, BN, ReLU -> ACmix, BN, ReLU -> 1x1, BN -> + shortcut -> ReLU.
+
+    Args:
+        c1: Channels in.
+        c2: Channels out; c1 by default. The shortcut gets a 1x1 convolution and BN where c1 or the size changes.
+        hidden: Channels inside, a multiple of `heads`; by default a quarter of c2, rounded up to such a multiple.
+        heads: Attention heads.
+        kernel_att: Side of the attended neighbourhood, odd.
+        kernel_conv: Kernel of the convolution path, odd.
+        stride: Height and width shrink by this factor, rounded up.
+        dilation: Spacing of the attended neighbours.
+
+    Shape:
+        (B, c1, H, W) -> (B, c2, ceil(H / stride), ceil(W / stride)), any H, W >= 1.
+
+    Raises:
+        ValueError: As ACmix.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int | None = None,
+        hidden: int | None = None,
+        heads: int = 4,
+        kernel_att: int = 7,
+        kernel_conv: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        c2 = c2 or c1
+        hidden = hidden or -(-c2 // (4 * heads)) * heads
+        self.conv1 = nn.Conv2d(c1, hidden, 1, bias=False)
+        self.bn1 = BatchNorm2d(hidden)
+        self.conv2 = ACmix(hidden, hidden, heads, kernel_att, kernel_conv, stride, dilation)
+        self.bn2 = BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, c2, 1, bias=False)
+        self.bn3 = BatchNorm2d(c2)
+        self.relu = nn.ReLU()
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or c1 != c2:
+            self.downsample = nn.Sequential(nn.Conv2d(c1, c2, 1, stride, bias=False), BatchNorm2d(c2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reduce, mix, expand, add."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+    def fuse(self) -> None:
+        """Fold the BatchNorms that follow a convolution; the one after ACmix, a sum of two paths, stays."""
+        for conv, name in ((self.conv1, "bn1"), (self.conv3, "bn3")):
+            if isinstance(getattr(self, name), BatchNorm2d):
+                fold_batchnorm(conv, getattr(self, name))
+                setattr(self, name, nn.Identity())
+        if isinstance(self.downsample, nn.Sequential) and isinstance(self.downsample[1], BatchNorm2d):
+            fold_batchnorm(self.downsample[0], self.downsample[1])
+            self.downsample[1] = nn.Identity()

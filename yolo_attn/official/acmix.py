@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..blocks.acmix import ACmix
-from . import adapts
+from ..blocks.acmix import ACmix, ACmixBottleneck
+from ..layers import BatchNorm2d
+from . import adapts, rename
 
 
 @adapts("acmix")
@@ -17,6 +19,36 @@ def acmix(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Modul
     """ResNet/test_bottleneck.py:ACmix."""
     module = _build_acmix(**kwargs)
     return module, _operator_state(state, "", module.heads)
+
+
+@adapts("acmix_bottleneck")
+def acmix_bottleneck(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """ResNet/ResNet_ImageNet.py:Bottleneck; a shortcut of its own is read from the state, where it leaves weights."""
+    module = _build_bottleneck(**kwargs, has_shortcut=any(k.startswith("downsample.") for k in state))
+    return module, _operator_state(state, "conv2.", module.conv2.heads)
+
+
+def _build_bottleneck(
+    inplanes: int,
+    planes: int,
+    k_att: int,
+    head: int,
+    k_conv: int,
+    stride: int = 1,
+    downsample: Any = None,
+    groups: int = 1,
+    base_width: int = 64,
+    dilation: int = 1,
+    norm_layer: Any = None,
+    has_shortcut: bool = False,
+) -> ACmixBottleneck:
+    _check_kernel(k_conv)
+    width = int(planes * (base_width / 64)) * groups
+    module = ACmixBottleneck(inplanes, 4 * planes, width, head, k_att, k_conv, stride, dilation)
+    if has_shortcut and isinstance(module.downsample, nn.Identity):
+        shortcut = nn.Conv2d(inplanes, 4 * planes, 1, stride, bias=False)
+        module.downsample = nn.Sequential(shortcut, BatchNorm2d(4 * planes))
+    return module
 
 
 def _build_acmix(
@@ -28,9 +60,13 @@ def _build_acmix(
     stride: int = 1,
     dilation: int = 1,
 ) -> ACmix:
-    if kernel_conv != 3:
-        raise TypeError(f"{kernel_conv=}: the authors' padding allows a convolution kernel of 3 only")
+    _check_kernel(kernel_conv)
     return ACmix(in_planes, out_planes, head, kernel_att, kernel_conv, stride, dilation)
+
+
+def _check_kernel(kernel_conv: int) -> None:
+    if kernel_conv != 3:
+        raise TypeError(f"a convolution kernel of {kernel_conv}: the authors' padding allows 3 only")
 
 
 def _operator_state(state: Mapping[str, Tensor], prefix: str, heads: int) -> dict[str, Tensor]:
@@ -43,7 +79,10 @@ def _operator_state(state: Mapping[str, Tensor], prefix: str, heads: int) -> dic
             three_hD = torch.stack([out.pop(key) for key in keys])
             three_h_D = three_hD.unflatten(1, (heads, -1))
             out[f"{prefix}qkv.{kind}"] = three_h_D.movedim(2, 0).flatten(0, 2)
-    for old, new in (("rate1", "rate_att"), ("rate2", "rate_conv")):
-        if prefix + old in out:
-            out[prefix + new] = out.pop(prefix + old)
-    return out
+    start = re.escape(prefix)
+    return rename(
+        out,
+        (f"^{start}rate1$", f"{prefix}rate_att"),
+        (f"^{start}rate2$", f"{prefix}rate_conv"),
+        (rf"^{start}(fc|dep_conv)\.", rf"{prefix}conv.\1."),
+    )
