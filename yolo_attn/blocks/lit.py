@@ -141,8 +141,9 @@ class RelativePosition(nn.Module):
         y = torch.arange(height, device=table.device)
         x = torch.arange(width, device=table.device)
         dy, dx = y[:, None] - y + height - 1, x[:, None] - x + width - 1
-        p = table[:, dy[:, None, :, None], dx[None, :, None, :]]  # h, H W of the query, H W of the key
-        return p.reshape(table.shape[0], height * width, height * width)
+        p = table.index_select(1, dy.flatten()).index_select(2, dx.flatten())
+        p = p.reshape(-1, height, height, width, width).transpose(2, 3)  # h, H W of the query, H W of the key
+        return p.reshape(-1, height * width, height * width)
 
 
 class GlobalAttention(nn.Module):
@@ -225,7 +226,7 @@ class MLP(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-@register(**LIT)
+@register(**LIT, places={"P3": {}})
 class LITMLPBlock(nn.Module):
     """LIT's block for large maps: a residual feed-forward part; the paper's point is that attention adds little there.
 
@@ -254,7 +255,9 @@ class LITMLPBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-@register(**LIT, watch={"attn.position": "what each distance between two cells adds to the logits, h N N"})
+@register(
+    **LIT, places={"P5": {}}, watch={"attn.position": "what each distance between two cells adds to the logits, h N N"}
+)
 class LITBlock(LITMLPBlock):
     """LIT's block for small maps: global attention with learned relative positions, then feed-forward, both residual.
 

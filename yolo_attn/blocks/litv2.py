@@ -235,7 +235,7 @@ class DWMlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
 
 
-@register(**LITV2)
+@register(**LITV2, places={"P3": {}})
 class ConvFFNBlock(nn.Module):
     """LITv2's block for large maps: feed-forward with a depthwise convolution, residual, no attention at all.
 
@@ -263,7 +263,11 @@ class ConvFFNBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-@register(**LITV2, watch={"attn.h_softmax": "Hi-Fi (window_size=2): weights within each window, B h T T n"})
+@register(
+    **LITV2,
+    places={"P4": {"window_size": 2}, "P5": {"window_size": 1}},
+    watch={"attn.h_softmax": "Hi-Fi (window_size=2): weights within each window, B h T T n"},
+)
 class HiLoBlock(ConvFFNBlock):
     """LITv2's Transformer block: HiLo attention, then feed-forward with a depthwise convolution, both residual.
 
