@@ -118,3 +118,32 @@ def grouped_conv(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     between = torch.eye(join, dtype=w.dtype, device=w.device)[None, :, None, :, None, None, None]
     w = (w[:, :, :, None] * between).flatten(3, 4).flatten(0, 2)
     return F.conv2d(x, w, conv.bias, conv.stride, conv.padding, conv.dilation, groups)
+
+
+class ConvNorm(nn.Module):
+    """Convolution and BatchNorm without activation: a projection, or the end of a branch that is added to another.
+
+    Args:
+        c1: Input channels.
+        c2: Output channels.
+        stride: Step of the convolution.
+        kernel_size: Odd side of the convolution.
+
+    Shape:
+        (B, c1, H, W) -> (B, c2, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(self, c1: int, c2: int, stride: int = 1, kernel_size: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, kernel_size, stride, kernel_size // 2, bias=False)
+        self.bn: nn.Module = BatchNorm2d(c2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Project and normalise."""
+        return self.bn(self.conv(x))
+
+    def fuse(self) -> None:
+        """Fold the BatchNorm into the convolution."""
+        if isinstance(self.bn, BatchNorm2d):
+            fold_batchnorm(self.conv, self.bn)
+            self.bn = nn.Identity()

@@ -18,40 +18,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, fold_batchnorm
+from ..layers import ConvNorm
 from ..registry import register, suggest
 from .sknet import CODE, PAPER, Branch, SKConv
 
 #: Units per stage; 26 is the paper's small one.
 SIZES: dict[str, tuple[int, int, int, int]] = {"26": (2, 2, 2, 2), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
-
-
-class ConvNorm(nn.Module):
-    """1x1 convolution and BatchNorm, no activation: the end of a branch that will be added to another.
-
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        stride: Step of the convolution.
-
-    Shape:
-        (B, c1, H, W) -> (B, c2, H / stride, W / stride), rounded up.
-    """
-
-    def __init__(self, c1: int, c2: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c1, c2, 1, stride, bias=False)
-        self.bn: nn.Module = BatchNorm2d(c2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Project and normalise."""
-        return self.bn(self.conv(x))
-
-    def fuse(self) -> None:
-        """Fold the BatchNorm into the convolution."""
-        if isinstance(self.bn, BatchNorm2d):
-            fold_batchnorm(self.conv, self.bn)
-            self.bn = nn.Identity()
 
 
 @register(
