@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, fold_batchnorm
 from ..registry import register
 from .acmix_neighborhood import Window, listed_logits, listed_sum, neighborhood_attention
 
@@ -41,7 +40,7 @@ class ConvolutionPath(nn.Module):
 
     `fc` makes k^2 maps of each channel's 3h, `dep_conv` shifts and sums them; its kernels start as the k^2 one-cell
     shifts, which make the pair an ordinary convolution, and are learned from there. Keep that start: initialisers that
-    loop over all convolutions of a network have to leave this module out, or call `reset_parameters` afterwards.
+    loop over all convolutions of a network have to leave `dep_conv` out, or call `reset_shifts` afterwards.
 
     Args:
         channels: Channels C, a multiple of `heads`.
@@ -71,6 +70,10 @@ class ConvolutionPath(nn.Module):
     def reset_parameters(self) -> None:
         """Default weights for `fc`, shifts for `dep_conv`."""
         self.fc.reset_parameters()
+        self.reset_shifts()
+
+    def reset_shifts(self) -> None:
+        """Kernel s of each output is one at tap s, so that `dep_conv` moves map s by that tap and sums."""
         k = self.dep_conv.kernel_size[0]
         with torch.no_grad():
             weight = self.dep_conv.weight
@@ -108,6 +111,7 @@ class ConvolutionPath(nn.Module):
         "conv": "what the convolution path adds, times its rate",
     },
     row="ACmixRow",
+    places={"P4": {}, "P5": {}},
 )
 class ACmix(nn.Module):
     """Each cell attends over its K x K neighbourhood, while a convolution reuses the same queries, keys and values.
@@ -191,74 +195,3 @@ def place(like: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _span(size: int, device: torch.device) -> Tensor:
     return torch.arange(size, dtype=torch.float32, device=device) * (2 / (size - 1 + 1 // size)) - 1
-
-
-@register(
-    "ACmixBottleneck",
-    paper=PAPER,
-    title=TITLE,
-    code=CODE,
-    watch={"conv2.att": "what the attention path adds", "conv2.conv": "what the convolution path adds"},
-)
-class ACmixBottleneck(nn.Module):
-    """ResNet's bottleneck with ACmix in place of its 3x3 convolution: the unit of ACmix-ResNet.
-
-    x -> 1x1, BN, ReLU -> ACmix, BN, ReLU -> 1x1, BN -> + shortcut -> ReLU.
-
-    Args:
-        c1: Channels in.
-        c2: Channels out; c1 by default. The shortcut gets a 1x1 convolution and BN where c1 or the size changes.
-        hidden: Channels inside, a multiple of `heads`; by default a quarter of c2, rounded up to such a multiple.
-        heads: Attention heads.
-        kernel_att: Side of the attended neighbourhood, odd.
-        kernel_conv: Kernel of the convolution path, odd.
-        stride: Height and width shrink by this factor, rounded up.
-        dilation: Spacing of the attended neighbours.
-
-    Shape:
-        (B, c1, H, W) -> (B, c2, ceil(H / stride), ceil(W / stride)), any H, W >= 1.
-
-    Raises:
-        ValueError: As ACmix.
-    """
-
-    def __init__(
-        self,
-        c1: int,
-        c2: int | None = None,
-        hidden: int | None = None,
-        heads: int = 4,
-        kernel_att: int = 7,
-        kernel_conv: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        c2 = c2 or c1
-        hidden = hidden or -(-c2 // (4 * heads)) * heads
-        self.conv1 = nn.Conv2d(c1, hidden, 1, bias=False)
-        self.bn1 = BatchNorm2d(hidden)
-        self.conv2 = ACmix(hidden, hidden, heads, kernel_att, kernel_conv, stride, dilation)
-        self.bn2 = BatchNorm2d(hidden)
-        self.conv3 = nn.Conv2d(hidden, c2, 1, bias=False)
-        self.bn3 = BatchNorm2d(c2)
-        self.relu = nn.ReLU()
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or c1 != c2:
-            self.downsample = nn.Sequential(nn.Conv2d(c1, c2, 1, stride, bias=False), BatchNorm2d(c2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Reduce, mix, expand, add."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
-
-    def fuse(self) -> None:
-        """Fold the BatchNorms that follow a convolution; the one after ACmix, a sum of two paths, stays."""
-        for conv, name in ((self.conv1, "bn1"), (self.conv3, "bn3")):
-            if isinstance(getattr(self, name), BatchNorm2d):
-                fold_batchnorm(conv, getattr(self, name))
-                setattr(self, name, nn.Identity())
-        if isinstance(self.downsample, nn.Sequential) and isinstance(self.downsample[1], BatchNorm2d):
-            fold_batchnorm(self.downsample[0], self.downsample[1])
-            self.downsample[1] = nn.Identity()

@@ -41,6 +41,14 @@ def mirrored(index: Tensor, size: int) -> Tensor:
     return size - 1 - (index.remainder(period) - (size - 1)).abs()
 
 
+def mirror_pad(x: Tensor, border: int) -> Tensor:
+    """Reflection padding of (..., H, W) on all four sides that works down to a single cell."""
+    height, width = x.shape[-2:]
+    rows = torch.arange(height + 2 * border, device=x.device) - border
+    cols = torch.arange(width + 2 * border, device=x.device) - border
+    return x.index_select(-2, mirrored(rows, height)).index_select(-1, mirrored(cols, width))
+
+
 class Window(NamedTuple):
     """Which neighbours a query attends to.
 
@@ -110,9 +118,7 @@ def neighborhood_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: 
 
 def recomputed_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: Window) -> Tensor:
     """`tiled_attention` that keeps its inputs alone for the backward pass."""
-    return checkpoint(
-        tiled_attention, qkv, position, mask, window, use_reentrant=False, preserve_rng_state=False
-    )
+    return checkpoint(tiled_attention, qkv, position, mask, window, use_reentrant=False, preserve_rng_state=False)
 
 
 def tiled_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: Window) -> Tensor:
@@ -179,9 +185,7 @@ def listed_sum(weights: Tensor, v: Tensor, window: Window) -> Tensor:
 def _neighbors(x: Tensor, window: Window) -> list[Tensor]:
     """K^2 views (..., P, Q) of one mirrored map, each shifted to another neighbour."""
     height, width = x.shape[-2:]
-    rows = torch.arange(height + 2 * window.border, device=x.device) - window.border
-    cols = torch.arange(width + 2 * window.border, device=x.device) - window.border
-    x = x.index_select(-2, mirrored(rows, height)).index_select(-1, mirrored(cols, width))
+    x = mirror_pad(x, window.border)
     s, steps = window.stride, range(0, 2 * window.border + 1, window.dilation)
     return [x[..., dy : dy + height : s, dx : dx + width : s] for dy in steps for dx in steps]
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blocks.acmix import ACmix, ACmixBottleneck
+from ..blocks.acmix import ACmix
+from ..blocks.acmix_net import ACmixBottleneck
 from ..layers import BatchNorm2d
 from . import adapts, rename
 
