@@ -4,7 +4,8 @@ Paper   Pan et al., Less is More: Pay Less Attention in Vision Transformers, AAA
         https://arxiv.org/abs/2105.14217, sections 3.2 and 3.3
 Code    https://github.com/ziplab/LIT at 742e961, classification and detection. Ours differs:
         - Deformable token merging samples with grid_sample where theirs needs a CUDA extension: same numbers, several
-          times faster on CPU than torchvision's deform_conv2d, any batch size, exportable.
+          times faster on CPU than torchvision's deform_conv2d, any batch size, exportable. A point exactly on a cell
+          has two one-sided slopes for its offset; theirs takes the right one, rounding decides here.
         - Odd maps keep their last row and column (rounding="ceil"); rounding="floor" drops them, as theirs does.
         - The table of relative positions is resized bicubically for maps of another size, as in their detection code.
 Shapes  B batch, C channels, H W height and width in cells, N = H*W, h heads of d = C/h channels, t taps of a patch
