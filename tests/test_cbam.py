@@ -11,10 +11,10 @@ from yolo_attn.blocks.cbam import POOLS, ChannelGate, ConvBlockAttention, Spatia
 
 def test_poolings_are_what_their_names_say() -> None:
     x = torch.randn(2, 3, 4, 6)
-    torch.testing.assert_close(POOLS["avg"](x), F.avg_pool2d(x, (4, 6)))
-    torch.testing.assert_close(POOLS["max"](x), F.max_pool2d(x, (4, 6)))
-    torch.testing.assert_close(POOLS["lp"](x), F.lp_pool2d(x, 2, (4, 6)))
-    torch.testing.assert_close(POOLS["lse"](x), x.exp().sum((2, 3), keepdim=True).log())
+    torch.testing.assert_close(POOLS["avg"](x), F.avg_pool2d(x, (4, 6)).flatten(1))
+    torch.testing.assert_close(POOLS["max"](x), F.max_pool2d(x, (4, 6)).flatten(1))
+    torch.testing.assert_close(POOLS["lp"](x), F.lp_pool2d(x, 2, (4, 6)).flatten(1))
+    torch.testing.assert_close(POOLS["lse"](x), x.exp().sum((2, 3)).log())
     assert POOLS["lse"](x * 1000).isfinite().all()
 
 
@@ -22,7 +22,7 @@ def test_channel_gate_sums_the_summaries_before_the_sigmoid() -> None:
     gate = ChannelGate(16, 4, ("avg", "max", "lp", "lse"))
     x = torch.randn(2, 16, 5, 7)
     logits = [gate.fc2(F.relu(gate.fc1(POOLS[p](x)))) for p in gate.pools]
-    torch.testing.assert_close(gate(x), x * torch.sigmoid(torch.stack(logits).sum(0)))
+    torch.testing.assert_close(gate(x), x * torch.sigmoid(torch.stack(logits).sum(0))[..., None, None])
 
 
 def test_spatial_gate_is_one_weight_per_cell() -> None:

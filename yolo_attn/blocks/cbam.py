@@ -2,12 +2,12 @@
 
 Paper   Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018, https://arxiv.org/abs/1807.06521, section 3
 Code    https://github.com/Jongchan/attention-module at 459efad, MODELS/cbam.py. Ours differs: pooling that exports
-        at any size (same numbers); 1x1 convolutions instead of linear layers. Ultralytics' own `CBAM` is another
-        module: one pooled description instead of two, no hidden layer, no BatchNorm in the spatial gate.
+        at any size (same numbers). Ultralytics' own `CBAM` is another module: one pooled description instead of two,
+        no hidden layer, no BatchNorm in the spatial gate.
 Shapes  B batch, C channels, D squeezed channels, H W height and width in cells
 
-    channel gate    p_t  = pool_t(x) for t in avg, max          B C 1 1
-                    m_c  = sigmoid(sum_t fc2(relu(fc1(p_t))))    B C 1 1    D = C / reduction
+    channel gate    p_t  = pool_t(x) for t in avg, max          B C
+                    m_c  = sigmoid(sum_t fc2(relu(fc1(p_t))))    B C        D = C / reduction
                     x'   = m_c x                                 B C H W
     spatial gate    q    = [max over C of x', mean over C of x'] B 2 H W
                     m_s  = sigmoid(bn(conv7x7(q)))               B 1 H W
@@ -24,12 +24,12 @@ from torch import nn
 from ..layers import BatchNorm2d, fold_batchnorm
 from ..registry import register, suggest
 
-#: How a channel's map becomes one number, B C H W -> B C 1 1.
+#: How a channel's map becomes one number, B C H W -> B C.
 POOLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "avg": lambda x: x.mean((2, 3), keepdim=True),
-    "max": lambda x: x.amax((2, 3), keepdim=True),
-    "lp": lambda x: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
-    "lse": lambda x: torch.logsumexp(x, (2, 3), keepdim=True),
+    "avg": lambda x: x.mean((2, 3)),
+    "max": lambda x: x.amax((2, 3)),
+    "lp": lambda x: torch.linalg.vector_norm(x, dim=(2, 3)),
+    "lse": lambda x: torch.logsumexp(x, (2, 3)),
 }
 
 
@@ -38,31 +38,29 @@ class ChannelGate(nn.Module):
 
     Args:
         c1: Channels in and out.
-        reduction: The hidden layer has c1 / reduction channels.
+        hidden: Channels of the hidden layer.
         pools: Summaries, keys of `POOLS`; "lp" is the 2-norm, "lse" the logarithm of summed exponentials.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
     """
 
-    def __init__(self, c1: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max")) -> None:
+    def __init__(self, c1: int, hidden: int, pools: Sequence[str] = ("avg", "max")) -> None:
         super().__init__()
-        if c1 // reduction < 1:
-            raise ValueError(f"{c1=} leaves no channel after {reduction=}; choose a reduction of at most {c1}")
         unknown = [p for p in pools if p not in POOLS]
         if unknown or not pools:
             hint = suggest(str(unknown[0]), POOLS) if unknown else ""
             raise ValueError(f"{pools=} must name at least one of {', '.join(POOLS)}, and nothing else.{hint}")
         self.pools = tuple(pools)
-        self.fc1 = nn.Conv2d(c1, c1 // reduction, 1)
+        self.fc1 = nn.Linear(c1, hidden)
         self.act = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(c1 // reduction, c1, 1)
+        self.fc2 = nn.Linear(hidden, c1)
         self.sigmoid = nn.Sigmoid()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate the channels."""
-        logits_BC11 = sum(self.fc2(self.act(self.fc1(POOLS[pool](x)))) for pool in self.pools)
-        return x * self.sigmoid(logits_BC11)
+        logits_BC = sum(self.fc2(self.act(self.fc1(POOLS[pool](x)))) for pool in self.pools)
+        return x * self.sigmoid(logits_BC)[:, :, None, None]
 
     def extra_repr(self) -> str:
         """The summaries."""
@@ -99,7 +97,7 @@ class SpatialGate(nn.Module):
     title="CBAM: Convolutional Block Attention Module, ECCV 2018",
     code="https://github.com/Jongchan/attention-module",
     watch={
-        "channel_gate.sigmoid": "weight of each channel (B, C, 1, 1)",
+        "channel_gate.sigmoid": "weight of each channel (B, C)",
         "spatial_gate.sigmoid": "weight of each cell (B, 1, H, W)",
     },
     row="CBAMRow",
@@ -124,7 +122,9 @@ class ConvBlockAttention(nn.Module):
         self, c1: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max"), spatial: bool = True
     ) -> None:
         super().__init__()
-        self.channel_gate = ChannelGate(c1, reduction, pools)
+        if c1 // reduction < 1:
+            raise ValueError(f"{c1=} leaves no channel after {reduction=}; choose a reduction of at most {c1}")
+        self.channel_gate = ChannelGate(c1, c1 // reduction, pools)
         self.spatial_gate = SpatialGate() if spatial else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..blocks.cbam import ConvBlockAttention
+from ..blocks.cbam import ChannelGate, ConvBlockAttention
 from . import adapts, rename
 
 
@@ -21,7 +21,11 @@ def cbam(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module
         pool_types: Sequence[str] = ("avg", "max"),
         no_spatial: bool = False,
     ) -> nn.Module:
-        return ConvBlockAttention(gate_channels, reduction_ratio, pool_types, not no_spatial)
+        module = ConvBlockAttention(gate_channels, min(reduction_ratio, gate_channels), pool_types, not no_spatial)
+        # The authors accept a hidden layer without channels, whose output is then the last layer's bias.
+        if gate_channels < reduction_ratio:
+            module.channel_gate = ChannelGate(gate_channels, 0, pool_types)
+        return module
 
     ours = rename(
         state,
@@ -29,7 +33,4 @@ def cbam(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module
         (r"^ChannelGate\.mlp\.3\.", "channel_gate.fc2."),
         (r"^SpatialGate\.spatial\.", "spatial_gate."),
     )
-    for k in ("channel_gate.fc1.weight", "channel_gate.fc2.weight"):
-        if k in ours and ours[k].dim() == 2:
-            ours[k] = ours[k][:, :, None, None]
     return build(**kwargs), ours
