@@ -103,13 +103,20 @@ def rows(model: nn.Module) -> list[Row]:
             f"{type(model).__name__} was not built from rows of a YAML, so there is nothing to align. "
             "Give the weights as a checkpoint saved by Ultralytics (model.save, best.pt, last.pt) or as a YOLO model."
         )
-    found: list[Row] = []
-    for i, module in enumerate(sequence):
-        froms = [module.f] if isinstance(module.f, int) else list(module.f)
-        inputs = tuple(j for j in (i + f if f < 0 else f for f in froms) if j >= 0)
-        stride_in = tuple(found[j].stride for j in inputs) or (1.0,)
-        found.append(Row(i, module, inputs, stride_in, max(stride_in) * _stride_factor(module)))
-    return found
+    modules = list(sequence)
+    inputs = [_inputs(i, m.f) for i, m in enumerate(modules)]
+    strides = _strides(modules, inputs)
+    return [
+        Row(i, m, f, tuple(strides[j] for j in f) or (1.0,), strides[i])
+        for i, (m, f) in enumerate(zip(modules, inputs, strict=True))
+    ]
+
+
+def strides_hold(all_rows: list[Row]) -> bool:
+    """Whether the strides read from the rows are those that the head was built with."""
+    head = all_rows[-1]
+    known = head_strides(head.module)
+    return not known or list(head.stride_in) == known
 
 
 def is_detect(cls: type) -> bool:
@@ -144,6 +151,31 @@ def shapes_of(module: nn.Module) -> Shapes:
     return {k: tuple(v.shape) for k, v in module.state_dict().items()}
 
 
+def _inputs(i: int, f: int | list[int]) -> tuple[int, ...]:
+    """Indices of the rows that feed row `i`; the image has none."""
+    froms = [f] if isinstance(f, int) else f
+    return tuple(j for j in (i + x if x < 0 else x for x in froms) if j >= 0)
+
+
+def _strides(modules: list[nn.Module], inputs: list[tuple[int, ...]]) -> list[float]:
+    """Stride of each row's output, read from the modules."""
+    factors = [_stride_factor(m) for m in modules]
+    strides: list[float] = []
+    for m, factor, feeders in zip(modules, factors, inputs, strict=True):
+        arriving = [strides[j] for j in feeders] or [1.0]
+        strides.append(factor * (arriving[-1] if type(m).__name__ == "CBFuse" else max(arriving)))
+    # A backbone in one row has several outputs, each with a stride of its own: behind it the head's strides count.
+    several = [i for i, m in enumerate(modules) if callable(getattr(m, "out_channels", None)) and registry.is_ours(m)]
+    several += [i for i, m in enumerate(modules) if type(m).__name__ == "TorchVision"]
+    known = dict(zip(inputs[-1], head_strides(modules[-1]), strict=False))
+    if several and known:
+        for i in range(len(modules) - 2, min(several), -1):
+            strides[i] = known.get(i, strides[i])
+            for j in inputs[i]:
+                known.setdefault(j, strides[i] / factors[i])
+    return strides
+
+
 def _stride_factor(module: nn.Module) -> float:
     """How much a row shrinks height and width."""
     if type(module) is nn.Sequential:
@@ -153,7 +185,8 @@ def _stride_factor(module: nn.Module) -> float:
         return factor
     block = registry.of(type(module))
     if block is not None:
-        return float(block.stride)
+        chosen = getattr(module, "stride", None)  # where it is an option
+        return float(chosen if isinstance(chosen, int) else block.stride)
     if isinstance(module, nn.Upsample):
         scale = module.scale_factor
         return 1.0 / float(scale[0] if isinstance(scale, tuple) else scale) if scale else 1.0
@@ -172,10 +205,3 @@ def _stride_factor(module: nn.Module) -> float:
             stride = m.stride[0] if isinstance(m.stride, tuple) else m.stride
             factor = max(factor, float(stride))
     return factor
-
-
-def strides_hold(all_rows: list[Row]) -> bool:
-    """Whether the strides read from the rows are those that the head was built with."""
-    head = all_rows[-1]
-    known = head_strides(head.module)
-    return not known or list(head.stride_in) == known
