@@ -144,6 +144,10 @@ class HiLo(nn.Module):
         """The convolutions whose outputs, side by side, are this operator's output."""
         return [getattr(self, name) for name in ("h_proj", "l_proj") if hasattr(self, name)]
 
+    def extra_repr(self) -> str:
+        """How the heads are shared out."""
+        return f"h_heads={self.h_heads}, l_heads={self.l_heads}, window_size={self.window_size}, padding={self.padding!r}"
+
     def _hi_fi(self, qkv: Tensor) -> Tensor:
         """Attention within windows; (B, 3*h*d, H, W) -> (B, h*d, H, W), both sides rounded up to whole windows."""
         s, h, d = self.window_size, self.h_heads, self.head_dim
