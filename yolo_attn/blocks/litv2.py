@@ -146,7 +146,8 @@ class HiLo(nn.Module):
 
     def extra_repr(self) -> str:
         """How the heads are shared out."""
-        return f"h_heads={self.h_heads}, l_heads={self.l_heads}, window_size={self.window_size}, padding={self.padding!r}"
+        heads = f"h_heads={self.h_heads}, l_heads={self.l_heads}"
+        return f"{heads}, window_size={self.window_size}, padding={self.padding!r}"
 
     def _hi_fi(self, qkv: Tensor) -> Tensor:
         """Attention within windows; (B, 3*h*d, H, W) -> (B, h*d, H, W), both sides rounded up to whole windows."""
