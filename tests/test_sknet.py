@@ -204,12 +204,13 @@ def test_joined_groups_are_the_same_convolution(c1: int, c2: int, groups: int, s
         torch.testing.assert_close(got, expected)
 
 
-def test_hooks_on_a_convolution_still_fire() -> None:
-    module = SKAttention(32, groups=16).eval()
-    fired = []
-    module.convs[0].conv.register_forward_hook(lambda *_: fired.append(1))
-    module(torch.randn(1, 32, 4, 4))
-    assert fired
+@pytest.mark.parametrize("part", ["convs.0", "convs.0.conv", "convs.0.bn", "convs.1.act", "fc", "softmax"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_every_part_can_be_watched(part: str, training: bool) -> None:
+    module, fired = SKAttention(32, groups=16).train(training), []
+    module.get_submodule(part).register_forward_hook(lambda *_: fired.append(1))
+    module(torch.randn(2, 32, 4, 4)).sum().backward()
+    assert len(fired) == 1
 
 
 # The paper's table counts 27.5 million for SKNet-50 and 48.9 for SKNet-101; the latter with BatchNorm's statistics.

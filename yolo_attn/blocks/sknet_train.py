@@ -24,7 +24,7 @@ from ..layers import BatchNorm2d
 def lean_training(convs: Sequence[Any], x: Tensor) -> bool:
     """Whether `select` may stand in for the plain modules: an ordinary training step on the CPU.
 
-    Tracing, compiling, frozen or converted BatchNorms, one value per channel and other devices take the plain path.
+    Tracing, compiling, watched, frozen or converted parts, one value per channel and other devices take the plain path.
 
     Args:
         convs: The branches, with `conv`, `bn` and `act`.
@@ -45,6 +45,7 @@ def lean_training(convs: Sequence[Any], x: Tensor) -> bool:
             and b.bn.momentum is not None
             and b.bn.running_mean is not None
             and type(b.act) is nn.ReLU
+            and not any(m._forward_hooks or m._backward_hooks for m in (b, b.conv, b.bn, b.act))
             for b in convs
         )
     )

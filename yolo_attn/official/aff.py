@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..blocks.aff import AttentionalFusion, MultiScaleChannelAttention
 from . import adapts
+from ._join import refuse
 
 #: Place in the local sequences -> our name.
 LAYERS = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2"}
@@ -54,11 +55,15 @@ def iaff(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module
         return AttentionalFusion(channels, r, iterative=True, shared_global=True, bias=True)
 
     module, ours = build(**kwargs), _names(state, "attention")
-    expected = module.state_dict()
-    for key in list(ours):
-        used = expected.get(key.replace("attention2.global_att.", "attention.global_att."))
-        if key.startswith("attention2.global_att.") and used is not None and used.shape == ours[key].shape:
-            del ours[key]
+    wrong = []
+    for used, value in module.state_dict().items():
+        if used.startswith("attention.global_att."):
+            idle = used.replace("attention.", "attention2.")
+            if idle in ours and ours[idle].shape == value.shape:
+                del ours[idle]
+            else:
+                wrong.append(f"{idle} of shape {tuple(value.shape)} is missing or misshapen")
+    refuse(module, wrong)
     return module, ours
 
 

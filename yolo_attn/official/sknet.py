@@ -169,8 +169,8 @@ def sk_timm(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Mod
 
     module: Any = build(**kwargs)
     ours = rename(state, (r"^paths\.", "convs."), (r"^attn\.fc_reduce\.", "fc."), (r"^attn\.bn\.", "fc_bn."))
-    select = ours.pop("attn.fc_select.weight", None)
-    if select is not None:
+    if (select := ours.get("attn.fc_select.weight")) is not None and select.dim() == 4:
+        del ours["attn.fc_select.weight"]
         for i, part in enumerate(select.tensor_split(len(module.convs))):
             ours[f"fcs.{i}.weight"] = part
     return module, ours
