@@ -135,6 +135,8 @@ class ACmix(nn.Module):
         ValueError: c2 is no multiple of heads, a kernel is even, or stride or dilation is below 1.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         c1: int,

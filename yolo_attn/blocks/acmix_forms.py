@@ -4,8 +4,8 @@ Paper   Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2
         https://arxiv.org/abs/2111.14556, section 4.3; patchwise attention: Zhao et al., Exploring Self-Attention for
         Image Recognition, CVPR 2020, https://arxiv.org/abs/2004.13621, section 3.2; reduced keys: Wang et al., Pyramid
         Vision Transformer, ICCV 2021, https://arxiv.org/abs/2102.12122, section 3.3
-Code    none published for these forms (https://github.com/LeapLabTHU/ACmix has ResNet and Swin). They follow the paper's
-        equations; sizes that it leaves open are arguments here. PVT shrinks its keys and values by a strided
+Code    none published for these forms (https://github.com/LeapLabTHU/ACmix has ResNet and Swin). They follow the
+        paper; sizes that it leaves open are arguments here. PVT shrinks its keys and values by a strided
         convolution of the input, which would leave the convolution path without maps to share: ours averages them.
 Shapes  B batch, C channels out, h heads, D = C / h, H W cells, P Q output cells, K kernel_att, N = H W
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers import BatchNorm2d, fold_batchnorm
+from ..layers import BatchNorm2d, ConvNorm, fold_batchnorm
 from ..registry import register, suggest
 from .acmix import CODE, PAPER, TITLE, ACmix, ConvolutionPath
 
@@ -76,9 +76,7 @@ class ACmixBottleneck(nn.Module):
         self.conv3 = nn.Conv2d(hidden, c2, 1, bias=False)
         self.bn3: nn.Module = BatchNorm2d(c2)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or c1 != c2:
-            self.downsample = nn.Sequential(nn.Conv2d(c1, c2, 1, stride, bias=False), BatchNorm2d(c2))
+        self.downsample: nn.Module = ConvNorm(c1, c2, stride) if stride != 1 or c1 != c2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce, mix, expand, add."""
@@ -94,9 +92,6 @@ class ACmixBottleneck(nn.Module):
         if isinstance(self.bn3, BatchNorm2d):
             fold_batchnorm(self.conv3, self.bn3)
             self.bn3 = nn.Identity()
-        if isinstance(self.downsample, nn.Sequential) and isinstance(self.downsample[1], BatchNorm2d):
-            fold_batchnorm(self.downsample[0], self.downsample[1])
-            self.downsample[1] = nn.Identity()
 
 
 class _Trunk(nn.Module):
