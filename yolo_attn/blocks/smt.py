@@ -23,6 +23,15 @@ from torch.nn import functional as F
 
 from ..layers import BatchNorm2d, fold_batchnorm
 from ..registry import register, suggest
+from .smt_train import (
+    aggregate,
+    aggregates_directly,
+    infer,
+    mixed_conv,
+    mixes_directly,
+    modulate,
+    modulates_directly,
+)
 
 PAPER = "https://arxiv.org/abs/2307.08579"
 TITLE = "Scale-Aware Modulation Meet Transformer, ICCV 2023"
@@ -73,6 +82,8 @@ class MultiHeadMixedConv(nn.Module):
 
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         """Convolve each head's channels and interleave the heads."""
+        if mixes_directly(s, self.heads):
+            return mixed_conv(s, self.heads)
         parts = s.chunk(len(self.heads), 1)
         # Stacking behind the channel axis joins the heads and interleaves them in the same copy.
         z_BGhHW = torch.stack([conv(part) for conv, part in zip(self.heads, parts, strict=True)], 2)
@@ -94,12 +105,15 @@ class ScaleAwareAggregation(nn.Module):
     def __init__(self, c1: int, heads: int = 4, expand_ratio: int = 2) -> None:
         super().__init__()
         self.intra = convolution(c1, c1 * expand_ratio, 1, groups=c1 // heads)
-        self.bn = BatchNorm2d(c1 * expand_ratio)
+        self.bn: nn.Module = BatchNorm2d(c1 * expand_ratio)
         self.act = nn.GELU()
         self.inter = convolution(c1 * expand_ratio, c1, 1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Aggregate within groups, then across them."""
+        if aggregates_directly(z, self.intra, self.bn, self.act, self.inter):
+            shortcut = aggregate if torch.is_grad_enabled() else infer
+            return shortcut(z, self.intra, self.bn, self.inter)
         return self.inter(self.act(self.bn(self.intra(z))))
 
     def fuse(self) -> None:
@@ -158,7 +172,9 @@ class ScaleAwareModulation(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Modulate the values with multi-scale context."""
         m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
-        return self.proj_drop(self.proj(m * self.v(x)))
+        v = self.v(x)
+        y = modulate(m, v, self.proj) if modulates_directly(m, self.proj) else self.proj(m * v)
+        return self.proj_drop(y)
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution that the output comes out of."""
@@ -231,7 +247,8 @@ class SMTAttention(nn.Module):
         """B C H W -> B h N G."""
         b, c, h, w = x.shape
         # A cell's channels must lie side by side: SDPA on CPU silently holds the N x N weights otherwise.
-        return x.permute(0, 2, 3, 1).reshape(b, h * w, self.heads, c // self.heads).transpose(1, 2)
+        x_BHWC = x.permute(0, 2, 3, 1).contiguous()
+        return x_BHWC.reshape(b, h * w, self.heads, c // self.heads).transpose(1, 2)
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution that the output comes out of."""

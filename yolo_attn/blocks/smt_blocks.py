@@ -42,7 +42,7 @@ class LayerScale(nn.Module):
 class _Block(nn.Module):
     """Attention and Mlp, each normalised before and added to what came in."""
 
-    attn: nn.Module
+    attn: ScaleAwareModulation | SMTAttention
 
     def _build(
         self, c1: int, mlp_ratio: float, act: str, drop: float, drop_path: float, scale: float | None, eps: float
@@ -64,8 +64,10 @@ class _Block(nn.Module):
         for name, conv in (("scale1", self.attn.proj), ("scale2", self.mlp.fc2)):
             scale = getattr(self, name)
             if isinstance(scale, LayerScale):
-                conv.weight.data = conv.weight.data * scale.weight.data[:, None, None, None]
-                conv.bias.data = conv.bias.data * scale.weight.data
+                factor = scale.weight.detach()
+                conv.weight.data = conv.weight.data * factor[:, None, None, None]
+                if conv.bias is not None:
+                    conv.bias.data = conv.bias.data * factor
                 setattr(self, name, nn.Identity())
 
 

@@ -132,7 +132,7 @@ def _block(
     ca_attention: int = 1,
     expand_ratio: int = 2,
 ) -> nn.Module:
-    shared = {
+    shared: dict[str, Any] = {
         "mlp_ratio": mlp_ratio,
         "qkv_bias": qkv_bias,
         "drop": drop,
