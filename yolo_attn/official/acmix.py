@@ -14,22 +14,46 @@ from ..blocks.acmix_net import ACmixBottleneck
 from ..blocks.acmix_swin import ACmixWindow
 from ..blocks.acmix_swin_net import ACmixSwinBlock
 from ..layers import ConvNorm
-from . import adapts, rename
+from . import adapts
+from ._join import refuse
+
+#: Our name -> theirs.
+THEIRS = (
+    (r"(^|\.)rate_att$", r"\1rate1"),
+    (r"(^|\.)rate_conv$", r"\1rate2"),
+    (r"(^|\.)conv\.(fc|dep_conv)\.", r"\1\2."),
+    (r"^downsample\.conv\.", "downsample.0."),
+    (r"^downsample\.bn\.", "downsample.1."),
+)
+#: What Swin's blocks keep beside their weights; ours compute it.
+COMPUTED = ("relative_position_index", "attn_mask")
 
 
 @adapts("acmix")
 def acmix(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """ResNet/test_bottleneck.py:ACmix."""
     module = _build_acmix(**kwargs)
-    return module, _operator_state(state, "", module.heads)
+    return module, _from_resnet(module, state, "", module.heads)
+
+
+def _build_acmix(
+    in_planes: int,
+    out_planes: int,
+    kernel_att: int = 7,
+    head: int = 4,
+    kernel_conv: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+) -> ACmix:
+    _check_kernel(kernel_conv)
+    return ACmix(in_planes, out_planes, head, kernel_att, kernel_conv, stride, dilation)
 
 
 @adapts("acmix_bottleneck")
 def acmix_bottleneck(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """ResNet/ResNet_ImageNet.py:Bottleneck; a shortcut of its own is read from the state, where it leaves weights."""
     module = _build_bottleneck(**kwargs, has_shortcut=any(k.startswith("downsample.") for k in state))
-    state = rename(state, (r"^downsample\.0\.", "downsample.conv."), (r"^downsample\.1\.", "downsample.bn."))
-    return module, _operator_state(state, "conv2.", module.conv2.heads)
+    return module, _from_resnet(module, state, "conv2.", module.conv2.heads)
 
 
 def _build_bottleneck(
@@ -54,24 +78,11 @@ def _build_bottleneck(
     return module
 
 
-def _build_acmix(
-    in_planes: int,
-    out_planes: int,
-    kernel_att: int = 7,
-    head: int = 4,
-    kernel_conv: int = 3,
-    stride: int = 1,
-    dilation: int = 1,
-) -> ACmix:
-    _check_kernel(kernel_conv)
-    return ACmix(in_planes, out_planes, head, kernel_att, kernel_conv, stride, dilation)
-
-
 @adapts("acmix_swin_attn")
 def acmix_swin_attn(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """Swin-Transformer/models/swin_transformer_acmix.py:WindowAttention_acmix, without a shift."""
     module = _build_swin_attn(**kwargs)
-    return module, _swin_state(state, "", module.heads)
+    return module, _from_swin(module, state, module.heads)
 
 
 def _build_swin_attn(
@@ -93,11 +104,7 @@ def _build_swin_attn(
 def acmix_swin_block(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """Swin-Transformer/models/swin_transformer_acmix.py:SwinTransformerBlock."""
     module = _build_swin_block(**kwargs)
-    state = {k: v for k, v in state.items() if k != "attn_mask"}
-    for key in ("mlp.fc1.weight", "mlp.fc2.weight"):
-        if key in state:
-            state[key] = _as_conv(state[key])
-    return module, _swin_state(state, "attn.", module.attn.heads)
+    return module, _from_swin(module, state, module.attn.heads)
 
 
 def _build_swin_block(
@@ -122,25 +129,46 @@ def _build_swin_block(
     return ACmixSwinBlock(dim, num_heads, window_size, shift_size, *options, wrap=True)
 
 
-def _swin_state(state: Mapping[str, Tensor], prefix: str, heads: int) -> dict[str, Tensor]:
-    """Linear layers as 1x1 convolutions; the relative position index is computed, not loaded."""
-    out = {k: v for k, v in state.items() if k != f"{prefix}relative_position_index"}
-    for key in (f"{prefix}qkv.weight", f"{prefix}qkv.bias"):
-        if key in out and out[key].dim() and len(out[key]) % (3 * heads) == 0:
-            out[key] = _d_first(out[key], heads)
-    for key in (f"{prefix}qkv.weight", f"{prefix}proj.weight"):
-        if key in out:
-            out[key] = _as_conv(out[key])
-    return _operator_state(out, prefix, heads)
-
-
-def _as_conv(weight: Tensor) -> Tensor:
-    return weight[:, :, None, None] if weight.dim() == 2 else weight
-
-
 def _check_kernel(kernel_conv: int) -> None:
     if kernel_conv != 3:
         raise TypeError(f"a convolution kernel of {kernel_conv}: the authors' padding allows 3 only")
+
+
+def _from_resnet(module: nn.Module, state: Mapping[str, Tensor], prefix: str, heads: int) -> dict[str, Tensor]:
+    """Our state of a module whose ACmix lies at `prefix`; the three projections become one."""
+    parts = {kind: [f"{prefix}conv{i}.{kind}" for i in (1, 2, 3)] for kind in ("weight", "bias")}
+    joined = {f"{prefix}qkv.{kind}": keys for kind, keys in parts.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for ours, target in module.state_dict().items():
+        if ours in joined:
+            shapes |= {key: (len(target) // 3, *target.shape[1:]) for key in joined[ours]}
+        else:
+            shapes[_theirs(ours)] = tuple(target.shape)
+    _refuse_unfit(module, state, shapes)
+    out = {}
+    for ours in module.state_dict():
+        if ours in joined:
+            out[ours] = _d_first(torch.cat([state[key] for key in joined[ours]]), heads)
+        else:
+            out[ours] = state[_theirs(ours)]
+    return out
+
+
+def _from_swin(module: nn.Module, state: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
+    """Our state of an attention or block of Swin; linear layers become 1x1 convolutions."""
+    state = {k: v for k, v in state.items() if k.split(".")[-1] not in COMPUTED}
+    targets = module.state_dict()
+    linear = {k for k in targets if k.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight"))}
+    shapes = {_theirs(k): tuple(t.shape[:2] if k in linear else t.shape) for k, t in targets.items()}
+    _refuse_unfit(module, state, shapes)
+    out = {k: state[_theirs(k)].reshape(t.shape) for k, t in targets.items()}
+    return {k: _d_first(v, heads) if ".qkv." in f".{k}" else v for k, v in out.items()}
+
+
+def _theirs(ours: str) -> str:
+    for pattern, replacement in THEIRS:
+        ours = re.sub(pattern, replacement, ours)
+    return ours
 
 
 def _d_first(rows: Tensor, heads: int) -> Tensor:
@@ -148,20 +176,13 @@ def _d_first(rows: Tensor, heads: int) -> Tensor:
     return rows.unflatten(0, (3, heads, -1)).movedim(2, 0).flatten(0, 2)
 
 
-def _operator_state(state: Mapping[str, Tensor], prefix: str, heads: int) -> dict[str, Tensor]:
-    """Join the three projections under `prefix` into one whose channels are ordered (D, 3, h)."""
-    out = dict(state)
-    for kind in ("weight", "bias"):
-        keys = [f"{prefix}conv{i}.{kind}" for i in (1, 2, 3)]
-        parts = [state[key] for key in keys if key in state]
-        if len(parts) == 3 and len({p.shape for p in parts}) == 1 and parts[0].dim() and len(parts[0]) % heads == 0:
-            for key in keys:
-                del out[key]
-            out[f"{prefix}qkv.{kind}"] = _d_first(torch.cat(parts), heads)
-    start = re.escape(prefix)
-    return rename(
-        out,
-        (f"^{start}rate1$", f"{prefix}rate_att"),
-        (f"^{start}rate2$", f"{prefix}rate_conv"),
-        (rf"^{start}(fc|dep_conv)\.", rf"{prefix}conv.\1."),
-    )
+def _refuse_unfit(module: nn.Module, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the state with the shapes it should have, all under the authors' names."""
+    wrong = [f"missing {k} {shape}" for k, shape in shapes.items() if k not in state]
+    wrong += [f"unknown {k} {tuple(v.shape)}" for k, v in state.items() if k not in shapes]
+    wrong += [
+        f"shape of {k}: {tuple(state[k].shape)} given, {shape} needed"
+        for k, shape in shapes.items()
+        if k in state and tuple(state[k].shape) != shape
+    ]
+    refuse(module, wrong)
