@@ -173,7 +173,7 @@ class ScaleAwareModulation(nn.Module):
         """Modulate the values with multi-scale context."""
         m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
         v = self.v(x)
-        y = modulate(m, v, self.proj) if modulates_directly(m, self.proj) else self.proj(m * v)
+        y = modulate(m, v, self.proj) if modulates_directly(m, self.v, self.proj) else self.proj(m * v)
         return self.proj_drop(y)
 
     def output_convs(self) -> list[nn.Conv2d]:

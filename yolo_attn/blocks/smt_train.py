@@ -27,8 +27,8 @@ CL = torch.channels_last
 
 
 def mixes_directly(s: Tensor, convs: Iterable[nn.Module]) -> bool:
-    """Whether `mixed_conv` may stand in for calling the heads' convolutions: nobody watches or replaced them."""
-    return untouched(s, *convs) and all(is_plain_depthwise(c) for c in convs)
+    """Whether `mixed_conv` may stand in for calling the heads' convolutions in a training step."""
+    return torch.is_grad_enabled() and untouched(s, *convs) and all(is_plain_depthwise(c) for c in convs)
 
 
 def aggregates_directly(z: Tensor, intra: nn.Module, bn: nn.Module, act: nn.Module, inter: nn.Module) -> bool:
@@ -43,9 +43,9 @@ def aggregates_directly(z: Tensor, intra: nn.Module, bn: nn.Module, act: nn.Modu
     return type(bn) is BatchNorm2d and bn.training and bn.momentum is not None and several
 
 
-def modulates_directly(m: Tensor, proj: nn.Module) -> bool:
-    """Whether `modulate` may stand in for product and projection in a training step."""
-    return torch.is_grad_enabled() and untouched(m, proj) and type(proj) is nn.Conv2d
+def modulates_directly(m: Tensor, v: nn.Module, proj: nn.Module) -> bool:
+    """Whether `modulate` may stand in for product and projection: nobody watches or replaced the modules around."""
+    return untouched(m, v, proj) and type(v) is type(proj) is nn.Conv2d
 
 
 def mixed_conv(s: Tensor, convs: Iterable[Any]) -> Tensor:
@@ -62,7 +62,9 @@ def aggregate(z: Tensor, intra: nn.Conv2d, bn: nn.Module, inter: nn.Conv2d) -> T
 
 
 def modulate(m: Tensor, v: Tensor, proj: nn.Conv2d) -> Tensor:
-    """proj(m * v); the product is computed again in the backward pass."""
+    """proj(m * v); the product is computed again in the backward pass, or takes the place of v if there is none."""
+    if not torch.is_grad_enabled():
+        return proj(v.mul_(m))
     return _Modulate.apply(m, v, proj.weight, proj.bias)
 
 
@@ -89,26 +91,15 @@ def _each(parameter: Tensor, b: int, groups: int, columns: int) -> Tensor:
     return parameter.view(1, groups, -1, columns).expand(b, -1, -1, -1).flatten(0, 1)
 
 
-def _mix(s: Tensor, weights: Iterable[Tensor], biases: Iterable[Tensor]) -> Tensor:
-    """The heads' depthwise convolutions, each written to its interleaved place."""
-    b, c, h, w = s.shape
-    weights = list(weights)
-    z_BGhHW = s.new_empty(b, c // len(weights), len(weights), h, w)
-    for i, (part, weight, bias) in enumerate(zip(s.chunk(len(weights), 1), weights, biases, strict=True)):
-        k = weight.shape[2]
-        # PyTorch convolves contiguous 3x3 maps by a kernel of its own, which is slow.
-        part = part.contiguous(memory_format=CL) if k == 3 else part
-        z_BGhHW[:, :, i] = F.conv2d(part, weight, bias, padding=k // 2, groups=len(weight))
-    return z_BGhHW.flatten(1, 2)
-
-
 class _MixedConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, s: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.heads = len(parameters) // 2
-        weights, biases = parameters[: ctx.heads], parameters[ctx.heads :]
+        ctx.heads = heads = len(parameters) // 2
+        weights, biases = parameters[:heads], parameters[heads:]
         ctx.save_for_backward(s, *weights)
-        return _mix(s, weights, biases)
+        parts = zip(s.chunk(heads, 1), weights, biases, strict=True)
+        context = [F.conv2d(part, w, b, padding=w.shape[2] // 2, groups=len(w)) for part, w, b in parts]
+        return torch.stack(context, 2).flatten(1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
