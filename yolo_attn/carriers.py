@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .layers import BatchNorm2d
+from .layers import BatchNorm2d, ChannelAffine
 
 
 class Residual(nn.Module):
@@ -69,27 +69,6 @@ class Residual(nn.Module):
             self.bn = nn.Identity()
         else:
             self.bn = ChannelAffine(scale, shift)
-
-
-class ChannelAffine(nn.Module):
-    """scale * x + shift per channel: what is left of a BatchNorm that no convolution precedes.
-
-    Args:
-        scale: (C,).
-        shift: (C,).
-
-    Shape:
-        (B, C, H, W) -> (B, C, H, W).
-    """
-
-    def __init__(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(scale[:, None, None].clone(), requires_grad=False)
-        self.bias = nn.Parameter(shift[:, None, None].clone(), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale and shift each channel."""
-        return x * self.weight + self.bias
 
 
 class CSPForm(nn.Module):

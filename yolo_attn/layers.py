@@ -32,6 +32,27 @@ class BatchNorm2d(nn.BatchNorm2d):
             return scale, self.bias - self.running_mean * scale
 
 
+class ChannelAffine(nn.Module):
+    """scale * x + shift per channel: what is left of a BatchNorm that no convolution precedes.
+
+    Args:
+        scale: (C,).
+        shift: (C,).
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(scale[:, None, None].clone(), requires_grad=False)
+        self.bias = nn.Parameter(shift[:, None, None].clone(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale and shift each channel."""
+        return x * self.weight + self.bias
+
+
 def fold_batchnorm(conv: nn.Conv2d, bn: BatchNorm2d) -> None:
     """Fold an eval-mode BatchNorm into the convolution before it, in place.
 

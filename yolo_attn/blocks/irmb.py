@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, DropPath, LayerNorm2d, fold_batchnorm
+from ..layers import BatchNorm2d, ChannelAffine, DropPath, LayerNorm2d, fold_batchnorm
 from ..registry import register, suggest
 
 
@@ -217,7 +217,9 @@ class InvertedResidualMobileBlock(nn.Module):
         return [] if self.has_skip else [self.proj]
 
     def fuse(self) -> None:
-        """Fold the BatchNorm of the depthwise convolution."""
+        """Fold the BatchNorm of the depthwise convolution; the one at the start, which follows nothing, becomes an affine."""
+        if isinstance(self.norm, BatchNorm2d):
+            self.norm = ChannelAffine(*self.norm.scale_and_shift())
         if isinstance(self.bn_local, BatchNorm2d):
             fold_batchnorm(self.conv_local, self.bn_local)
             self.bn_local = nn.Identity()
