@@ -135,8 +135,6 @@ class ACmix(nn.Module):
         ValueError: c2 is no multiple of heads, a kernel is even, or stride or dilation is below 1.
     """
 
-    mask: Tensor
-
     def __init__(
         self,
         c1: int,
@@ -150,14 +148,19 @@ class ACmix(nn.Module):
         super().__init__()
         c2 = c2 or c1
         check_heads(c2, heads)
-        self.heads, self.stride, self.window = heads, stride, Window(kernel_att, stride, dilation).checked()
+        self.heads, self.stride = heads, stride
+        self.neighborhood = tuple(Window(kernel_att, stride, dilation).checked())
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
         self.conv_p = nn.Conv2d(2, c2 // heads, 1)
         self.softmax, self.att = nn.Softmax(2), nn.Identity()
         self.conv = ConvolutionPath(c2, heads, kernel_conv, stride)
         self.rate_att = nn.Parameter(torch.full((1,), 0.5))
         self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
-        self.register_buffer("mask", self.window.mask(), persistent=False)
+
+    @property
+    def window(self) -> Window:
+        """The attended neighbourhood; kept as numbers, so that a checkpoint holds nothing but modules and numbers."""
+        return Window(*self.neighborhood)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
@@ -167,7 +170,7 @@ class ACmix(nn.Module):
         if self.softmax._forward_hooks:  # somebody wants to see weights that otherwise never exist in one piece
             att = self._attend_listed(qkv_BD3hHW, position_DHW)
         else:
-            att = neighborhood_attention(qkv_BD3hHW, position_DHW, self.mask, self.window)
+            att = neighborhood_attention(qkv_BD3hHW, position_DHW, self.window)
         return self.att(self.rate_att * att.flatten(1, 2)) + self.conv(qkv_BD3hHW, self.rate_conv)
 
     def _attend_listed(self, qkv_BD3hHW: Tensor, position_DHW: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class ACmixPatchwise(nn.Module):
         super().__init__()
         c2 = c2 or c1
         check_heads(c2, heads)
-        self.heads, self.window = heads, Window(kernel_att, stride, dilation).checked()
+        self.heads, self.neighborhood = heads, tuple(Window(kernel_att, stride, dilation).checked())
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
         # The first layer on [q, all k], without laying the k side by side: a K x K convolution of k, and one of q.
         self.from_q = nn.Conv2d(c2, hidden * heads, 1, stride, groups=heads)
@@ -87,6 +87,11 @@ class ACmixPatchwise(nn.Module):
         self.conv = ConvolutionPath(c2, heads, kernel_conv, stride)
         self.rate_att = nn.Parameter(torch.full((1,), 0.5))
         self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
+
+    @property
+    def window(self) -> Window:
+        """The attended neighbourhood; kept as numbers, so that a checkpoint holds nothing but modules and numbers."""
+        return Window(*self.neighborhood)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then weigh and convolve."""

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-TILE = 8  # query cells along a tile's side in `tiled_attention`
-PIECE = 4  # the same in `PiecewiseAttention`: more would waste products, fewer would waste copies of the keys
+TILE = 4  # query cells along a tile's side: more would waste products, fewer would waste copies of the keys
+CUDA_TILE = 8  # attention kernels for CUDA take 64 queries at a time
 CACHE = 2**18  # numbers in a product matrix of `PiecewiseAttention`
 
 
@@ -85,24 +85,24 @@ class Window(NamedTuple):
         """Cells that the first query sees beyond the map."""
         return self.kernel // 2 * self.dilation
 
-    def mask(self, tile_y: int = TILE, tile_x: int = TILE) -> Tensor:
+    def mask(self, tile_y: int, tile_x: int, device: torch.device | None = None) -> Tensor:
         """Which keys of its patch each query of a tile may see, bool (T, M)."""
-        y, x = self._near(tile_y), self._near(tile_x)
+        y, x = self._near(tile_y, device), self._near(tile_x, device)
         return (y[:, None, :, None] & x[None, :, None, :]).reshape(tile_y * tile_x, -1)
 
-    def _near(self, tile: int) -> Tensor:
+    def _near(self, tile: int, device: torch.device | None) -> Tensor:
         """The same along one axis, bool (t, m)."""
-        offset = torch.arange(self.patch(tile)) - torch.arange(tile)[:, None] * self.stride
+        first = torch.arange(tile, device=device)[:, None] * self.stride
+        offset = torch.arange(self.patch(tile), device=device) - first
         return (offset >= 0) & (offset <= 2 * self.border) & (offset % self.dilation == 0)
 
 
-def neighborhood_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: Window) -> Tensor:
+def neighborhood_attention(qkv: Tensor, position: Tensor, window: Window) -> Tensor:
     """Attend over each query's neighbours, in the form that suits the moment.
 
     Args:
         qkv: Queries, keys and values (B, D, 3, h, H, W).
         position: Code of each cell's place (D, H, W), taken off the keys.
-        mask: `window.mask()`.
         window: The neighbourhood.
 
     Returns:
@@ -112,36 +112,36 @@ def neighborhood_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: 
     if not recorded and qkv.device.type == "cpu" and type(qkv) is Tensor:
         return PiecewiseAttention.apply(qkv, position, window)
     if not recorded and qkv.is_cuda and torch.is_grad_enabled() and qkv.requires_grad:
-        return recomputed_attention(qkv, position, mask, window)
-    return tiled_attention(qkv, position, mask, window)
+        return recomputed_attention(qkv, position, window)
+    return tiled_attention(qkv, position, window)
 
 
-def recomputed_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: Window) -> Tensor:
+def recomputed_attention(qkv: Tensor, position: Tensor, window: Window) -> Tensor:
     """`tiled_attention` that keeps its inputs alone for the backward pass."""
-    return checkpoint(tiled_attention, qkv, position, mask, window, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(tiled_attention, qkv, position, window, use_reentrant=False, preserve_rng_state=False)
 
 
-def tiled_attention(qkv: Tensor, position: Tensor, mask: Tensor, window: Window) -> Tensor:
+def tiled_attention(qkv: Tensor, position: Tensor, window: Window) -> Tensor:
     """`neighborhood_attention` in plain operations."""
-    t, s = TILE, window.stride
+    t, s = CUDA_TILE if qkv.is_cuda else TILE, window.stride
     q, k, v = qkv.transpose(1, 3).unbind(2)  # B h D H W each
     q = q[..., ::s, ::s] * q.shape[2] ** -0.5
     b, heads, d, rows, cols = q.shape
     y, x = (rows + t - 1) // t, (cols + t - 1) // t
     q = F.pad(q, (0, -cols % t, 0, -rows % t))
     q_BNTD = q.reshape(b, heads, d, y, t, x, t).permute(0, 1, 3, 5, 4, 6, 2).reshape(b, -1, t * t, d)
-    k_BNMD, v_BNMD = _patches(k - position, y, x, window), _patches(v, y, x, window)
-    out = F.scaled_dot_product_attention(q_BNTD, k_BNMD, v_BNMD, attn_mask=mask, scale=1.0)
+    k_BNMD, v_BNMD = _patches(k - position, y, x, t, window), _patches(v, y, x, t, window)
+    out = F.scaled_dot_product_attention(q_BNTD, k_BNMD, v_BNMD, attn_mask=window.mask(t, t, q.device), scale=1.0)
     out_BhDYtXt = out.reshape(b, heads, y, x, t, t, d).permute(0, 1, 6, 2, 4, 3, 5)
     return out_BhDYtXt.reshape(b, heads, d, y * t, x * t)[..., :rows, :cols]
 
 
-def _patches(x: Tensor, tiles_y: int, tiles_x: int, window: Window) -> Tensor:
+def _patches(x: Tensor, tiles_y: int, tiles_x: int, tile: int, window: Window) -> Tensor:
     """The patch of cells that each query tile sees, (B, h, D, H, W) -> (B, h Y X, M, D)."""
     b, heads, d, height, width = x.shape
-    m = window.patch(TILE)
+    m = window.patch(tile)
     patch = torch.arange(m, device=x.device) - window.border
-    step = TILE * window.stride
+    step = tile * window.stride
     rows = mirrored(torch.arange(tiles_y, device=x.device)[:, None] * step + patch, height).reshape(-1)
     cols = mirrored(torch.arange(tiles_x, device=x.device)[:, None] * step + patch, width).reshape(-1)
     # With the channels innermost, a cell is copied in one go.
@@ -267,7 +267,7 @@ class _Pieces:
         self.p, self.q = -(-height // window.stride), -(-width // window.stride)
         self.output_shape = (b, h, d, self.p, self.q)
         # Tiles as equal as can be: 9 cells are 3 x 3, not 4 + 4 + 1 of 3 x 4.
-        self.y, self.x = -(-self.p // PIECE), -(-self.q // PIECE)
+        self.y, self.x = -(-self.p // TILE), -(-self.q // TILE)
         self.ty, self.tx = -(-self.p // self.y), -(-self.q // self.x)
         self.my, self.mx = window.patch(self.ty), window.patch(self.tx)
         tile, patch = self.ty * self.tx, self.my * self.mx
@@ -288,7 +288,7 @@ class _Pieces:
         self.patch_buffers = empty(2 + backward, n, patch, d)
         self.tile_buffers = empty(3, n, tile, d)
         self.products = empty(1 + backward, n, tile, patch)
-        mask = window.mask(self.ty, self.tx).to(qkv.device)
+        mask = window.mask(self.ty, self.tx, qkv.device)
         self.mask = torch.zeros(mask.shape, dtype=self.dtype, device=qkv.device).masked_fill_(~mask, -torch.inf)
 
     def pieces(self) -> list[range]:
