@@ -142,7 +142,7 @@ def _output_channels(
     if given is None:
         if inspect.signature(block.cls).parameters["c2"].default is inspect.Parameter.empty:
             raise RegistryError(f"{where}: the first argument must be the output channels, such as [256].")
-        return None, positional, {"c2": None, **options} if not positional else options
+        return None, positional, options
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise RegistryError(f"{where}: output channels {given!r} are no positive whole number.")
     return make_divisible(min(given, max_channels) * width, 8), positional, options
