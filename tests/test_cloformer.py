@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from yolo_attn.blocks.cloformer import AttnConv
+from yolo_attn.blocks.cloformer_cpu import attends_directly
 
 
 def naive(module: AttnConv, x: torch.Tensor) -> torch.Tensor:
@@ -69,6 +70,81 @@ def test_floor_pooling_traces_to_other_sizes() -> None:
     for size in ((9, 7), (3, 2), (16, 5)):
         x = torch.randn(2, 16, *size)
         torch.testing.assert_close(traced(x), module(x), atol=1e-5, rtol=0)
+
+
+OPTIONS = [
+    {},
+    {"window_size": 3},
+    {"window_size": 1},
+    {"window_size": 16},
+    {"window_size": 4, "pooling": "floor"},
+    {"group_split": (0, 8), "qkv_bias": False},
+    {"group_split": (8, 0)},
+    {"group_split": (1, 0, 5, 2), "kernel_sizes": (3, 5, 7), "qkv_bias": False},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("size", [(7, 10), (8, 8), (1, 1)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["maps", "rows"])
+def test_cpu_form_has_the_output_and_gradients_of_the_parts(
+    options: dict, size: tuple, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    module = AttnConv(32, **options).double()
+    x, weight = (torch.randn(2, 32, *size, dtype=torch.double).contiguous(memory_format=layout) for _ in range(2))
+    assert attends_directly(module, x)
+    results = []
+    for watched in (False, True):
+        hook = module.proj.register_forward_hook(lambda *_: None) if watched else None
+        assert attends_directly(module, x) is not watched
+        module.zero_grad()
+        x_i = x.clone().requires_grad_()
+        y = module(x_i)
+        y.backward(weight)
+        with torch.no_grad():
+            torch.testing.assert_close(module(x), y)
+        results.append({"y": y.detach(), "x": x_i.grad} | {k: p.grad.clone() for k, p in module.named_parameters()})
+    assert hook is not None
+    hook.remove()
+    for name, direct in results[0].items():
+        torch.testing.assert_close(direct, results[1][name], atol=1e-11, rtol=0, msg=name)
+
+
+def test_cpu_form_keeps_four_times_its_input() -> None:
+    module, x = AttnConv(64), torch.randn(2, 64, 40, 40, requires_grad=True)
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    storages: dict[int, int] = {}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = module(x)
+    kept = sum(n for pointer, n in storages.items() if pointer not in own)
+    assert kept <= 4 * x.numel() * x.element_size(), y.shape
+
+
+def test_a_batchnorm_before_it_gets_the_right_gradient_from_one_image() -> None:
+    # PyTorch's CPU BatchNorm is wrong for the gradients that some layouts hand back at batch one.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), AttnConv(16)).double().eval()
+    x, weight = (torch.randn(1, 16, 6, 5, dtype=torch.double) for _ in range(2))
+    gradients = []
+    for copies in (1, 2):
+        model.zero_grad()
+        (model(x.repeat(copies, 1, 1, 1)) * weight).sum().div(copies).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-10, rtol=0)
+
+
+def test_watchers_see_the_local_weights() -> None:
+    module, seen = AttnConv(32), []
+    module.local[0].tanh.register_forward_hook(lambda _, __, y: seen.append(y))
+    module(torch.randn(2, 32, 5, 6))
+    assert [tuple(t.shape) for t in seen] == [(2, 16, 5, 6)] and seen[0].abs().max() < 1
 
 
 def test_nothing_of_cells_times_keys_is_kept_for_backward() -> None:

@@ -5,7 +5,8 @@ Paper   Fan et al., Rethinking Local Perception in Lightweight Vision Transforme
 Code    https://github.com/qhfan/CloFormer at 9181f69, classification/models/blocks.py. Ours differs: any height and
         width (the global branch pools edge cells over what is there; `pooling="floor"` leaves them out, as the authors'
         pooling does where their code runs); a zero anywhere in `group_split`; one projection for the queries, keys and
-        values of all branches; attention over pooled cells without the N x M matrix; swish is the plain SiLU.
+        values of all branches; attention over pooled cells without the N x M matrix; swish is the plain SiLU; on CPU
+        less time and memory (`cloformer_cpu`).
 Shapes  B batch, C channels, d channels per head, G_j heads of branch j, m_j = G_j d its channels, H W height and width,
         N = HW cells, M = ceil(H/s) ceil(W/s) windows of side s
 
@@ -29,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..registry import register
+from .cloformer_cpu import attend_directly, attends_directly
 
 PAPER = "https://arxiv.org/abs/2303.17803"
 TITLE = "Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023"
@@ -156,6 +158,8 @@ class AttnConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Local branches and the global branch side by side, then mixed."""
+        if attends_directly(self, x):
+            return self.proj_drop(attend_directly(self, x))
         parts = self.qkv(x).split(self.splits, 1)
         outputs = [branch(part) for branch, part in zip(self.local, parts, strict=False)]
         if self.global_heads:
