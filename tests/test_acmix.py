@@ -129,6 +129,20 @@ def test_pieces_of_a_map_too_large_for_one_agree(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("window", WINDOWS, ids=lambda w: "k{}s{}d{}".format(*w))
+def test_no_buffer_is_read_before_it_is_written(window: Window) -> None:
+    """Deterministic mode fills new memory with NaN."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        for size in ((11, 14), (1, 3)):
+            qkv = torch.randn(2, 3, 3, 2, *size, requires_grad=True)
+            y = PiecewiseAttention.apply(qkv, torch.randn(3, *size), window)
+            (grad,) = torch.autograd.grad(y.square().sum(), qkv)
+            assert y.isfinite().all() and grad.isfinite().all()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("size", range(1, 6))
 def test_mirror_is_reflection_and_repeats_below_it(size: int) -> None:
     border = 7
