@@ -234,7 +234,7 @@ def test_the_pictures_show_what_the_labels_say(made):
 
 def test_portraits_show_their_shape():
     for i in range(21):
-        picture = scene.portrait(scene.Dice(5, i), 80, scene.KINDS[i % 7])
+        picture = scene.portrait(scene.Dice(5, i), 96, scene.KINDS[i % 7])
         (shape,) = picture.shapes
         assert shape.kind == scene.KINDS[i % 7]
         (contrast,) = contrasts(picture.image.astype(float), [np.array(shape.outline)])
@@ -275,7 +275,7 @@ def test_training_and_validation_pictures_differ(made):
         "segment": "d2ea02881111199f",
         "pose": "ffbfdc17e1547c8e",
         "obb": "6986f6c4156626c2",
-        "classify": "95892552693cc6d0",
+        "classify": "a4a6f0c35e4079f8",
     }.items(),
 )
 def test_version_1_is_exactly_these_pixels_and_labels(made, task, digest):

@@ -59,7 +59,7 @@ def make(
         task: detect, segment, pose, obb or classify.
         train: Number of training pictures, at least 1.
         val: Number of validation pictures, at least 1.
-        size: Longer side in pixels, 32 to 2048; 160 by default, 80 for classify.
+        size: Longer side in pixels, 32 to 2048; 160 by default, 96 for classify.
         seed: 0 to 2**32 - 1; another seed, other pictures.
 
     Returns:
@@ -71,7 +71,7 @@ def make(
         OSError: The folder cannot be written.
     """
     _check_task(task)
-    size = (80 if task == "classify" else 160) if size is None else size
+    size = (96 if task == "classify" else 160) if size is None else size
     for name, value, low, high in (
         ("train", train, 1, 10**6),
         ("val", val, 1, 10**6),

@@ -11,6 +11,7 @@ Coordinates are pixels, x to the right and y down, (0, 0) the picture's upper le
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,15 +205,18 @@ def scene(
     for name in names:
         longest = dice.pick((18, 18, 18, 32, 32, 32, 64, 64)) * dice.between(1, 2) * unit
         placed.append(_place(dice, name, height, width, longest, tilt, inside))
-    return _compose(dice, image, base, placed)
+    return _compose(dice, image, lambda: _away_from(dice, base), placed)
 
 
 def portrait(dice: Dice, side: int, kind: str) -> Scene:
-    """Make a square picture of one shape in clutter, for classification."""
-    unit = side / 80
-    image, base = _ground(dice, side, side, unit)
-    shape = _place(dice, kind, side, side, dice.between(0.35, 0.8) * side, tilt=180, inside=True)
-    return _compose(dice, image, base, [shape])
+    """Make a square picture of one light shape in dark clutter, for classification.
+
+    Light on dark, because a label alone teaches slowly: where shapes are lighter or darker by chance, the pictures of a
+    class have nothing in common to first order, and a small network trained from scratch stays at chance for long.
+    """
+    image, _ = _ground(dice, side, side, side / 96)
+    shape = _place(dice, kind, side, side, dice.between(0.4, 0.7) * side, tilt=30, inside=True)
+    return _compose(dice, image * 0.45, lambda: 120 + 0.5 * dice.colour(), [shape])
 
 
 def _place(dice: Dice, kind: str, height: int, width: int, longest: float, tilt: int, inside: bool) -> Shape:
@@ -231,7 +235,7 @@ def _place(dice: Dice, kind: str, height: int, width: int, longest: float, tilt:
     return Shape(kind, move(points), move(_CORNERS), move(_KEYPOINTS.get(kind, [])))
 
 
-def _compose(dice: Dice, image: np.ndarray, base: np.ndarray, placed: list[Shape]) -> Scene:
+def _compose(dice: Dice, image: np.ndarray, colour: Callable[[], np.ndarray], placed: list[Shape]) -> Scene:
     """Draw the shapes, large ones first, and see which of them and of their keypoints stay visible."""
     height, width = image.shape[:2]
     placed = sorted(placed, key=lambda shape: -area(shape.outline))
@@ -249,7 +253,7 @@ def _compose(dice: Dice, image: np.ndarray, base: np.ndarray, placed: list[Shape
         covered[rows, cols] |= solid
     for i in keep:
         rows, cols, alpha = masks[i]
-        fill = _fill(dice, base, rows.stop - rows.start, cols.stop - cols.start)
+        fill = _surface(dice, colour(), rows.stop - rows.start, cols.stop - cols.start)
         image[rows, cols] += (fill - image[rows, cols]) * alpha[:, :, None]
     return Scene(_camera(dice, image), [placed[i] for i in keep], hidden)
 
@@ -310,11 +314,15 @@ def _stain(image: np.ndarray, outline: list[Point], colour: np.ndarray) -> None:
     image[rows, cols] += (colour - image[rows, cols]) * alpha[:, :, None]
 
 
-def _fill(dice: Dice, base: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a shape's surface: a colour away from the background's, plain, shaded, striped or patchy."""
+def _away_from(dice: Dice, base: np.ndarray) -> np.ndarray:
     colour = dice.colour()
     while np.abs(colour - base).max() < 90:  # no sums: their order could matter
         colour = dice.colour()
+    return colour
+
+
+def _surface(dice: Dice, colour: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a part of a shape's surface: plain, shaded, striped or patchy."""
     surface = colour + np.zeros((height, width, 3))
     style = dice.pick(("plain", "shaded", "striped", "patchy"))
     if style == "shaded":
