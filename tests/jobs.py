@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SHORT = ("imgsz=64", "epochs=1", "batch=4", "workers=0", "plots=False", "exist_ok=True", "project=runs", "name=t")
+
+
+def short(cwd: Path) -> tuple[str, ...]:
+    """Arguments of a training of seconds; an absolute project, because a relative one lands in Ultralytics' runs_dir."""
+    return ("imgsz=64", "epochs=1", "batch=4", "workers=0", "plots=False", "exist_ok=True", f"project={cwd}", "name=t")
 
 
 def clean_environment(**env: str) -> dict[str, str]:
-    """This environment without a path by which a child could find the checkout."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | env
+    """This environment, talkative, and without a path by which a child could find the checkout."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "YOLO_VERBOSE")} | env
 
 
 def run(*words: str | Path, cwd: Path, ok: bool = True, timeout: int = 600, **env: str) -> str:

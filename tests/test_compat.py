@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RELEASES = ("8.3.200", "8.3.253", "8.4.60", "8.4.141", "")  # "" is the newest
 
 TRAIN = """
-import sys
+import os, sys
 from ultralytics import YOLO
-YOLO(sys.argv[1]).train(data=sys.argv[2], imgsz=64, epochs=1, batch=4, workers=0, plots=False, project="runs", name="t")
+YOLO(sys.argv[1]).train(data=sys.argv[2], imgsz=64, epochs=1, batch=4, workers=0, plots=False, project=os.getcwd())
 """
 
 PRETRAINED = """

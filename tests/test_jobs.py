@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
-from jobs import SHORT, python, tiny_dataset, yolo
+from jobs import python, short, tiny_dataset, yolo
 
 FIVE = ("sam", "hilo", "sk", "attnconv", "acmix")
 
@@ -37,7 +39,7 @@ print("exported")
 """
 
 INTERRUPTED = """
-import sys
+import os, sys
 from ultralytics import YOLO
 model = YOLO(sys.argv[1])
 def stop(trainer):
@@ -45,7 +47,7 @@ def stop(trainer):
         raise KeyboardInterrupt
 model.add_callback("on_model_save", stop)
 try:
-    model.train(data=sys.argv[2], imgsz=64, epochs=2, batch=4, workers=0, plots=False, project="runs", name="i", exist_ok=True)
+    model.train(data=sys.argv[2], imgsz=64, epochs=2, batch=4, workers=0, plots=False, project=os.getcwd(), name="i")
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -65,7 +67,7 @@ def find(cwd: Path, name: str) -> Path:
 
 
 def test_plain_yolo_trains_and_a_fresh_process_predicts(data: str, tmp_path: Path) -> None:
-    yolo("train", "model=yolov8n-sam.yaml", f"data={data}", *SHORT, cwd=tmp_path)
+    yolo("train", "model=yolov8n-sam.yaml", f"data={data}", *short(tmp_path), cwd=tmp_path)
     best = find(tmp_path, "best.pt")
     assert "predicted" in python(USE, best, image(data), cwd=tmp_path)
     assert "predicted" in python(USE, best, image(data), cwd=tmp_path, ULTRALYTICS_SAFE_LOAD="1")
@@ -73,7 +75,7 @@ def test_plain_yolo_trains_and_a_fresh_process_predicts(data: str, tmp_path: Pat
 
 def test_switched_off_the_same_command_gives_ultralytics_own_error(data: str, tmp_path: Path) -> None:
     text = yolo(
-        "train", "model=yolov8n-sam.yaml", f"data={data}", *SHORT, cwd=tmp_path, ok=False, YOLO_ATTN_AUTOLOAD="0"
+        "train", "model=yolov8n-sam.yaml", f"data={data}", *short(tmp_path), cwd=tmp_path, ok=False, YOLO_ATTN_AUTOLOAD="0"
     )
     assert "FileNotFoundError" in text and "yolov8" in text and "yolo_attn" not in text.replace("yolo_attn_boot", "")
 
@@ -84,7 +86,8 @@ def test_train_resume_predict_and_export_in_fresh_processes(block: str, data: st
     python(INTERRUPTED, f"yolov8n-{block}.yaml", data, cwd=tmp_path)
     last = find(tmp_path, "last.pt")
     text = yolo("train", "resume", f"model={last}", cwd=tmp_path)
-    assert "Resuming training" in text and "2 epochs" in text
+    assert "Resuming training" in text
+    assert len((last.parent.parent / "results.csv").read_text().splitlines()) == 1 + 2  # header, two epochs
     best = find(tmp_path, "best.pt")
     assert "predicted" in python(USE, best, image(data), cwd=tmp_path)
     assert "exported" in python(EXPORT, best, cwd=tmp_path)
@@ -92,7 +95,7 @@ def test_train_resume_predict_and_export_in_fresh_processes(block: str, data: st
 
 @pytest.mark.slow
 def test_a_checkout_path_and_python_work_alike(data: str, tmp_path: Path) -> None:
-    yolo("train", "model=cfg/yolov8n-sam.yaml", f"data={data}", *SHORT, cwd=tmp_path)
+    yolo("train", "model=cfg/yolov8n-sam.yaml", f"data={data}", *short(tmp_path), cwd=tmp_path)
     code = (
         "import sys; from ultralytics import YOLO; "
         "YOLO('yolov8s-hilo.yaml').train(data=sys.argv[1], imgsz=64, epochs=1, batch=4, workers=0, plots=False)"
@@ -102,13 +105,12 @@ def test_a_checkout_path_and_python_work_alike(data: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_shapes_is_made_on_first_use(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    (home / "Ultralytics").mkdir(parents=True)
-    import os
-    import shutil
-
-    shutil.copy(Path(os.environ["YOLO_CONFIG_DIR"]) / "Ultralytics" / "Arial.ttf", home / "Ultralytics")
-    text = yolo(
-        "train", "model=yolov8n-sam.yaml", "data=shapes.yaml", *SHORT, "fraction=0.1", cwd=tmp_path, YOLO_CONFIG_DIR=str(home)
-    )
-    assert "Results saved" in text
+    settings = tmp_path / "settings" / "Ultralytics"
+    settings.mkdir(parents=True)
+    shutil.copy(Path(os.environ["YOLO_CONFIG_DIR"]) / "Ultralytics" / "Arial.ttf", settings)
+    work = tmp_path / "work"
+    work.mkdir()
+    args = ("train", "model=yolov8n-sam.yaml", "data=shapes.yaml", *short(work), "fraction=0.1")
+    yolo(*args, cwd=work, YOLO_CONFIG_DIR=str(settings.parent))
+    assert len(list(tmp_path.rglob("shapes/images/train/*"))) == 400
+    assert find(work, "best.pt").is_file()
