@@ -148,8 +148,8 @@ class ACmix(nn.Module):
         super().__init__()
         c2 = c2 or c1
         check_heads(c2, heads)
-        self.heads, self.stride = heads, stride
-        self.neighborhood = tuple(Window(kernel_att, stride, dilation).checked())
+        Window(kernel_att, stride, dilation).checked()
+        self.heads, self.kernel_att, self.stride, self.dilation = heads, kernel_att, stride, dilation
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
         self.conv_p = nn.Conv2d(2, c2 // heads, 1)
         self.softmax, self.att = nn.Softmax(2), nn.Identity()
@@ -160,7 +160,7 @@ class ACmix(nn.Module):
     @property
     def window(self) -> Window:
         """The attended neighbourhood; kept as numbers, so that a checkpoint holds nothing but modules and numbers."""
-        return Window(*self.neighborhood)
+        return Window(self.kernel_att, self.stride, self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""

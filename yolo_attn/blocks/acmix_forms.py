@@ -76,7 +76,8 @@ class ACmixPatchwise(nn.Module):
         super().__init__()
         c2 = c2 or c1
         check_heads(c2, heads)
-        self.heads, self.neighborhood = heads, tuple(Window(kernel_att, stride, dilation).checked())
+        Window(kernel_att, stride, dilation).checked()
+        self.heads, self.kernel_att, self.stride, self.dilation = heads, kernel_att, stride, dilation
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
         # The first layer on [q, all k], without laying the k side by side: a K x K convolution of k, and one of q.
         self.from_q = nn.Conv2d(c2, hidden * heads, 1, stride, groups=heads)
@@ -91,7 +92,7 @@ class ACmixPatchwise(nn.Module):
     @property
     def window(self) -> Window:
         """The attended neighbourhood; kept as numbers, so that a checkpoint holds nothing but modules and numbers."""
-        return Window(*self.neighborhood)
+        return Window(self.kernel_att, self.stride, self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then weigh and convolve."""
