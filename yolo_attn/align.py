@@ -122,7 +122,7 @@ def _fit(s: Row, t: Row, strides: bool) -> float | None:
     if strides and (s.stride != t.stride or sorted(s.stride_in) != sorted(t.stride_in)):
         return None
     if s.is_own:
-        return 10.0 if _common_elements(s, t) else None
+        return 3.0 if _common_elements(s, t) else None  # never at the cost of a stock row
     if not s.shapes:  # upsampling, concatenation: they follow the rows with weights
         return 0.5
     if not _widths_agree(s, t):
