@@ -18,7 +18,7 @@ Shapes  B batch, C_i channels of stage i, H W height and width in cells
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -134,6 +134,8 @@ class CloBlock(nn.Module):
         ValueError: An option does not fit; see `AttnConv`.
     """
 
+    stride: ClassVar[int] = 1
+
     def __init__(
         self,
         c1: int,
@@ -150,7 +152,7 @@ class CloBlock(nn.Module):
         pooling: str = "ceil",
     ) -> None:
         super().__init__()
-        if mlp_kernel_size < 1 or mlp_kernel_size % 2 == 0:
+        if self.stride == 1 and mlp_kernel_size % 2 == 0:
             raise ValueError(f"{mlp_kernel_size=} must be odd, so that main path and shortcut meet at one size")
         self.norm1 = nn.GroupNorm(1, c1)
         self.attn = AttnConv(
@@ -185,7 +187,7 @@ class CloDownBlock(CloBlock):
         group_split: Heads of each local branch, then of the global branch; they add up to `heads`.
         kernel_sizes: Odd sides of the local branches' depthwise convolutions.
         window_size: Side of the windows that the global branch averages.
-        mlp_kernel_size: Odd side of the two strided convolutions.
+        mlp_kernel_size: Side of the two strided convolutions; odd for half the size, rounded up.
         mlp_ratio: Hidden channels of the ConvFFN over `c1`.
         qkv_bias: Biases in the attention's projections.
         attn_drop: Dropout rate of the attention weights.
@@ -199,6 +201,8 @@ class CloDownBlock(CloBlock):
     Raises:
         ValueError: An option does not fit; see `AttnConv`.
     """
+
+    stride: ClassVar[int] = 2
 
     def __init__(
         self,
