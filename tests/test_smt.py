@@ -18,7 +18,13 @@ from yolo_attn.blocks.smt_net import SMT, SMTBackbone, SMTPatchEmbed, SMTStage, 
 from yolo_attn.official.smt import convert
 
 GOLDEN = Path(__file__).parent / "golden"
-LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+#: Ways in which a map can lie in memory.
+LAYOUTS = {
+    "nchw": lambda x: x.contiguous(),
+    "nhwc": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "turned": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "slice": lambda x: torch.cat([x, x], 1).chunk(2, 1)[0],
+}
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -56,7 +62,7 @@ def step_by_step(sam: ScaleAwareModulation, x: torch.Tensor, bn: nn.BatchNorm2d)
     return F.conv2d(m * F.conv2d(x, sam.v.weight, sam.v.bias), sam.proj.weight, sam.proj.bias)
 
 
-@LAYOUTS
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "c1, heads, expand_ratio, qkv_bias, size",
     [
@@ -70,7 +76,7 @@ def step_by_step(sam: ScaleAwareModulation, x: torch.Tensor, bn: nn.BatchNorm2d)
 def test_sam_follows_the_formulas_in_training_and_at_rest(c1, heads, expand_ratio, qkv_bias, size, layout) -> None:
     sam = randomised(ScaleAwareModulation(c1, heads, expand_ratio, qkv_bias))
     b, h, w = size
-    x = torch.randn(b, c1, h, w, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    x = LAYOUTS[layout](torch.randn(b, c1, h, w, dtype=torch.float64)).requires_grad_()
     for mode in (True, False):
         bn = nn.BatchNorm2d(c1 * expand_ratio).double()
         bn.load_state_dict(sam.aggregation.bn.state_dict())
@@ -147,11 +153,11 @@ def test_attention_never_holds_its_square() -> None:
     assert saved_bytes(SMTAttention(32).train(), x) < square / 20
 
 
-@LAYOUTS
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("heads, qk_scale", [(1, None), (4, 0.7), (8, None)])
 def test_attention_is_softmax_of_products_plus_local_term(heads, qk_scale, layout) -> None:
     msa = randomised(SMTAttention(16, heads, qk_scale=qk_scale))
-    x = torch.randn(2, 16, 4, 5, dtype=torch.float64).contiguous(memory_format=layout)
+    x = LAYOUTS[layout](torch.randn(2, 16, 4, 5, dtype=torch.float64))
     q, k, v = (t.flatten(2).unflatten(1, (heads, -1)) for t in (msa.q(x), *msa.kv(x).chunk(2, 1)))
     products = torch.einsum("bhdi,bhdj->bhij", q, k) * (qk_scale or (16 // heads) ** -0.5)
     attended = torch.einsum("bhij,bhdj->bhdi", products.softmax(-1), v).flatten(1, 2).unflatten(2, (4, 5))

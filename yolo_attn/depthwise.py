@@ -39,7 +39,9 @@ def untouched(x: Tensor, *modules: nn.Module) -> bool:
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+        and not any(
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
+        )
     )
 
 

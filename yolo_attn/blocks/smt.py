@@ -30,7 +30,8 @@ from .smt_train import (
     mixed_conv,
     mixes_directly,
     modulate,
-    modulates_directly,
+    project,
+    projects_directly,
 )
 
 PAPER = "https://arxiv.org/abs/2307.08579"
@@ -171,10 +172,14 @@ class ScaleAwareModulation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Modulate the values with multi-scale context."""
-        m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
-        v = self.v(x)
-        y = modulate(m, v, self.proj) if modulates_directly(m, self.v, self.proj) else self.proj(m * v)
-        return self.proj_drop(y)
+        if not projects_directly(x, self.s, self.v, self.proj):
+            m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
+            return self.proj_drop(self.proj(m * self.v(x)))
+        # With gradients the maps of x go together; without, v waits until the memory of what leads to m is free.
+        s, *values = project(x, self.s, self.v) if torch.is_grad_enabled() else project(x, self.s)
+        m = self.modulator(self.aggregation(self.mixed_conv(s)))
+        (v,) = values or project(x, self.v)
+        return self.proj_drop(modulate(m, v, self.proj))
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution that the output comes out of."""

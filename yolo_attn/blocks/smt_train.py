@@ -43,9 +43,16 @@ def aggregates_directly(z: Tensor, intra: nn.Module, bn: nn.Module, act: nn.Modu
     return type(bn) is BatchNorm2d and bn.training and bn.momentum is not None and several
 
 
-def modulates_directly(m: Tensor, v: nn.Module, proj: nn.Module) -> bool:
-    """Whether `modulate` may stand in for product and projection: nobody watches or replaced the modules around."""
-    return untouched(m, v, proj) and type(v) is type(proj) is nn.Conv2d
+def projects_directly(x: Tensor, s: nn.Module, v: nn.Module, proj: nn.Module) -> bool:
+    """Whether `project` and `modulate` may stand in for the three linear maps: nobody watches or replaced them."""
+    return untouched(x, s, v, proj) and type(s) is type(v) is type(proj) is nn.Conv2d
+
+
+def project(x: Tensor, *maps: nn.Conv2d) -> tuple[Tensor, ...]:
+    """The 1x1 convolutions of x; in one call, as one gradient of x is then made instead of several added up."""
+    if not torch.is_grad_enabled():
+        return tuple(m(x) for m in maps)
+    return _Project.apply(x, *(m.weight for m in maps), *(m.bias for m in maps))
 
 
 def mixed_conv(s: Tensor, convs: Iterable[Any]) -> Tensor:
@@ -89,6 +96,37 @@ def _expand(z: Tensor, a: Tensor, shift: Tensor) -> Tensor:
 def _each(parameter: Tensor, b: int, groups: int, columns: int) -> Tensor:
     """Parameters of every group, once for each image."""
     return parameter.view(1, groups, -1, columns).expand(b, -1, -1, -1).flatten(0, 1)
+
+
+def _linear_grads(g_BCN: Tensor, x_BCN: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a 1x1 convolution's weight and bias."""
+    return torch.bmm(g_BCN, x_BCN.transpose(1, 2)).sum(0).view_as(weight), g_BCN.sum((0, 2))
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        half = len(parameters) // 2
+        weights, biases = parameters[:half], parameters[half:]
+        ctx.save_for_backward(x, *weights)
+        return tuple(F.conv2d(x, w, b) for w, b in zip(weights, biases, strict=True))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        layout = CL if x.is_contiguous(memory_format=CL) else torch.contiguous_format
+        dx = torch.empty_like(x, memory_format=layout) if ctx.needs_input_grad[0] else None
+        parameters = []
+        for i, (g, weight) in enumerate(zip(gradients, weights, strict=True)):
+            g_BCN = g.flatten(2)
+            if dx is not None:
+                dx_BCN, w_BCC = dx.flatten(2), weight.flatten(1).t().expand(len(x), -1, -1)
+                torch.baddbmm(dx_BCN, w_BCC, g_BCN, beta=min(i, 1), out=dx_BCN)  # the first overwrites
+            parameters.append(_linear_grads(g_BCN, x.flatten(2), weight))
+        d_weights, d_biases = zip(*parameters, strict=True)
+        with_bias = ctx.needs_input_grad[1 + len(weights) :]
+        return dx, *d_weights, *(b if needed else None for b, needed in zip(d_biases, with_bias, strict=True))
 
 
 class _MixedConv(torch.autograd.Function):
@@ -160,7 +198,7 @@ class _Aggregate(torch.autograd.Function):
 
         t = _expand(z, a, beta)
         f_BEN = F.gelu(t).flatten(2)
-        dw_inter = torch.bmm(dm_BCN, f_BEN.transpose(1, 2)).sum(0)
+        dw_inter, db_inter = _linear_grads(dm_BCN, f_BEN, w_inter)
         # From here on the memory of f holds dL/df, then dL/dt.
         df_BEN = torch.bmm(w_inter.flatten(1).t().expand(b, -1, -1), dm_BCN, out=f_BEN)
         dt = df_BEN.view_as(t)
@@ -181,7 +219,7 @@ class _Aggregate(torch.autograd.Function):
         dz.baddbmm_(_each(a_GhE.contiguous(), b, groups, e // groups), dt_gEN)
         return (
             dz.view_as(z), dw_intra.view_as(w_intra), db_intra.flatten(), d_gamma.flatten(), d_beta,
-            dw_inter.view_as(w_inter), dm_BCN.sum((0, 2)), None,
+            dw_inter, db_inter, None,
         )  # fmt: skip
 
 
@@ -195,10 +233,9 @@ class _Modulate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
         m, v, weight = ctx.saved_tensors
-        b, c, h, w = m.shape
-        g_BCN, y = g.reshape(b, -1, h * w), m * v
-        y_BCN = y.view(b, c, h * w)
-        dw = torch.bmm(g_BCN, y_BCN.transpose(1, 2)).sum(0)
+        b, _, h, w = m.shape
+        g_BCN, y_BCN = g.reshape(b, -1, h * w), (m * v).flatten(2)
+        dw, db = _linear_grads(g_BCN, y_BCN, weight)
         # The memory of y takes dL/dy, then dL/dv.
         dy = torch.bmm(weight.flatten(1).t().expand(b, -1, -1), g_BCN, out=y_BCN).view_as(m)
-        return dy * v, dy.mul_(m), dw.view_as(weight), g_BCN.sum((0, 2))
+        return dy * v, dy.mul_(m), dw, db
