@@ -660,6 +660,13 @@ def test_weights_of_another_architecture_are_told(stock, monkeypatch):
     assert ["probably belong to another architecture" in message for message in told] == [True]
 
 
+def test_fused_weights_are_told(stock, monkeypatch):
+    told = []
+    monkeypatch.setattr(ultralytics.utils.LOGGER, "warning", told.append)
+    build("yolov8n.yaml", (4, [1, "SAM", []])).load(copy.deepcopy(stock["detect"]).fuse(verbose=False))
+    assert any("yolo_attn" in message and "fused for inference" in message for message in told)
+
+
 def test_one_line_tells_what_was_transferred(stock, monkeypatch):
     told = []
     monkeypatch.setattr(ultralytics.utils.LOGGER, "info", told.append)

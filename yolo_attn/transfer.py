@@ -125,8 +125,8 @@ def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, v
     _adopt_names(model, source, report)
     if order:
         order.report = report
-    if verbose:
-        _log(report)
+    if verbose and (report.new or report.left):  # otherwise Ultralytics' own line says it all
+        _log(report, _is_fused(source) and not _is_fused(model))
 
 
 def has_ours(model: nn.Module) -> bool:
@@ -293,12 +293,21 @@ def _name(model: nn.Module) -> str:
     return Path(str(path)).name if path else type(model).__name__
 
 
-def _log(report: Report) -> None:
+def _is_fused(model: nn.Module) -> bool:
+    return bool(getattr(model, "is_fused", lambda: False)())
+
+
+def _log(report: Report, fused: bool) -> None:
     """One line; a warning where little of the weights was of use, and most of the model got nothing."""
     from ultralytics.utils import LOGGER
 
     missing = sum(len(r.new) for r in report.rows if not r.ours)
-    if report.carried < missing and 2 * report.carried < report.total:
+    if fused:
+        LOGGER.warning(
+            f"yolo_attn: {report.summary}. These weights are fused for inference: their BatchNorms are folded into the "
+            "convolutions before them and missing here. Use the checkpoint as it was trained."
+        )
+    elif report.carried < missing and 2 * report.carried < report.total:
         LOGGER.warning(
             f"yolo_attn: {report.summary}. Most stock layers of this model have no counterpart in these weights; "
             "they probably belong to another architecture."
