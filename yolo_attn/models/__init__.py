@@ -100,9 +100,10 @@ def build_yaml(
     what = f"{wanted.block.name} in {start.title} with place={place}"
     maps = check_builds(d, what)
     _check_levels(start, row_map, maps, what)
-    command = spell(given, block, place, task, carrier, wanted.options, piped=isinstance(base, Generated))
     notes = {new: change.note for new, change in zip(new_rows, changes, strict=True)}
-    text = render(d, command, start.name, maps, row_map, notes)
+    piped = isinstance(base, Generated)
+    command = spell(given, block, place, task, carrier, wanted.options, piped)
+    text = render(d, command, "" if piped else start.name, maps, row_map, notes)
     return Generated(d, text, row_map, new_rows, command, start.name)
 
 

@@ -348,4 +348,5 @@ def _explained(what: str, scale: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, RegistryError, RuntimeError, IndexError, KeyError, AttributeError) as e:
         at = f" at scale {scale}" if scale else ""
-        raise ModelError(f"{what} does not build{at}: {e}") from e
+        why = f"the maps do not fit together ({e})" if isinstance(e, RuntimeError) else str(e)
+        raise ModelError(f"{what} does not build{at}: {why}") from e

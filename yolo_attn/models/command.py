@@ -138,7 +138,7 @@ def _from_stdin() -> Any:
 
     text = sys.stdin.read()
     base = parse(text, "-")
-    return Generated(base.d, text, {}, [], base.command, "-")
+    return Generated(base.d, text, {}, [], base.command)
 
 
 def parse_words(words: list[str]) -> tuple[dict[str, str], dict[str, Any]]:

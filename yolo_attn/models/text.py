@@ -50,7 +50,7 @@ def render(
         notes: New row -> what it does.
     """
     lines = [f"# {command or 'made by yolo_attn.models.build_yaml'}", "#"]
-    lines += _about(d, base or "the base", len(notes))
+    lines += _about(d, base, len(notes))
     lines.append("")
     for key, value in d.items():
         if key not in ("backbone", "head"):
@@ -158,14 +158,14 @@ def _about(d: Mapping[str, Any], base: str, count: int) -> list[str]:
     gated = any(b.carrier for blocks in used.values() for b in blocks)
     if gated:
         out += _wrap(
-            f"BN0 is a BatchNorm whose gain starts at zero: before training the model computes what {base} computes, "
-            "and pretrained weights fit its old rows."
+            "BN0 is a BatchNorm whose gain starts at zero: before training the model computes what it would without "
+            "these blocks, and pretrained weights fit the other rows."
         )
     rows = f"{count} rows are" if count != 1 else "1 row is"
     out += _wrap(
-        f"{rows} new (NEW below); the others are those of {base}. Options can be edited in place. Adding, moving or "
-        "removing rows shifts the numbers in every `from`: for that make the file again, with another place= or "
-        "carrier= (docs/models.md)."
+        f"{rows} new (NEW below); the others are those of {base or 'the base'}. Options can be edited in place. "
+        "Adding, moving or removing rows shifts the numbers in every `from`: for that make the file again, with "
+        "another place= or carrier= (docs/models.md)."
     )
     return out
 
