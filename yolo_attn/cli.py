@@ -13,6 +13,8 @@ COMMANDS = {
     "list": ("yolo_attn.listing:main", "blocks, papers, and what each adds to yolov8n"),
     "yaml": ("yolo_attn.models:yaml_command", "write a model YAML: base=yolov8 block=hilo place=neck task=detect"),
     "shapes": ("yolo_attn.shapes:main", "make the built-in dataset: task=detect dir=..."),
+    "bench": ("yolo_attn.bench:main", "measure blocks or whole models: bench blocks | bench models"),
+    "export": ("yolo_attn.export_grid:main", "which block exports to which format with equal numbers: export [blocks=...]"),
     "doctor": ("yolo_attn.doctor:main", "check that plain `yolo` sees the blocks; exit code 0 means healthy"),
 }
 
