@@ -42,8 +42,9 @@ class Residual(nn.Module):
         bound = inspect.signature(type(self)).bind(c1, *args, **kwargs)
         self.operator = self.operator_class(**bound.arguments)
         # YOLO's own BatchNorm settings: this layer belongs to the carrier, not to the paper.
-        self.bn = BatchNorm2d(c1, eps=1e-3, momentum=0.03)
-        nn.init.zeros_(self.bn.weight)
+        gate = BatchNorm2d(c1, eps=1e-3, momentum=0.03)
+        nn.init.zeros_(gate.weight)
+        self.bn: nn.Module = gate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Add the gated operator to its input."""
@@ -51,10 +52,10 @@ class Residual(nn.Module):
 
     def fuse(self) -> None:
         """Fold the gate into the operator's last convolutions, or into a per-channel affine where there are none."""
-        if not isinstance(self.bn, nn.BatchNorm2d):
+        if not isinstance(self.bn, BatchNorm2d):
             return
         scale, shift = self.bn.scale_and_shift()
-        outputs = getattr(self.operator, "output_convs", list)()
+        outputs: list[nn.Conv2d] = getattr(self.operator, "output_convs", list)()
         if outputs:
             start = 0
             for conv in outputs:

@@ -27,6 +27,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift (C,) that eval mode applies to each channel."""
+        assert self.running_mean is not None and self.running_var is not None  # as Ultralytics builds them
         with torch.no_grad():
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return scale, self.bias - self.running_mean * scale
