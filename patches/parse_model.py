@@ -73,6 +73,7 @@ def _wrapper(module: ModuleType, original: Callable[..., Any], grafted: Callable
                 f"'parse_model' does not fit the installed Ultralytics ({failure('parse_model') or 'unknown reason'}). "
                 f"Upgrade yolo_attn, or install an Ultralytics release it was run on ({VERSIONS})."
             )
+        rows.check_scale(d)
         rows.warn_about_release(d)
         return grafted(d, ch, verbose)
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from yolo_attn import registry
 
 CHANNELS = 32
-BLOCKS = [b for b in registry.list_blocks() if not b.carrier]
+# Rows with several outputs or of other channels than c2 are held to the same promises in test_backbones.py.
+BLOCKS = [b for b in registry.list_blocks() if not b.carrier and not hasattr(b.cls, "out_channels")]
 
 
 def build(block: registry.Block) -> torch.nn.Module:

@@ -99,15 +99,39 @@ def resolve(
         legacy = False
         if scale and scale in "mlx":
             positional = [True, *positional[1:]]
+    arguments = _bind(block, head, positional, options, where)
+    if hasattr(module, "out_channels"):
+        try:
+            c2 = module.out_channels(*arguments)
+        except (ValueError, TypeError, LookupError) as e:
+            raise RegistryError(f"{where}: {e}") from e
     if n > 1 and c2 != c1:
         raise RegistryError(
             f"{where}: {n} repeats need equal channels in and out, here {c1} -> {c2}. "
             "Use one repeat, or give the constructor an `n` argument after `c2`."
         )
-    arguments = _bind(block, head, positional, options, where)
-    if hasattr(module, "out_channels"):
-        c2 = module.out_channels(*arguments)
     return module, c2, arguments, n, legacy
+
+
+def check_scale(d: dict[str, Any]) -> None:
+    """Refuse a scale that a model does not have; parse_model would only say the letter.
+
+    Args:
+        d: A model YAML as parse_model gets it.
+
+    Raises:
+        RegistryError: The scale's letter is not among the model's `scales`.
+    """
+    scales, scale = d.get("scales"), d.get("scale")
+    if not scales or not scale or scale in scales:
+        return
+    blocks = [registry.get(row[2]) for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)]
+    papers: dict[str, str] = next((b.cls.sizes for b in blocks if b and getattr(b.cls, "sizes", None)), {})
+    listed = ", ".join(f"{letter} ({papers[letter]})" if letter in papers else letter for letter in scales)
+    raise RegistryError(
+        f"{d.get('yaml_file', 'this model')}: no scale {scale!r}; choose one of {listed}. The letter behind the number "
+        "in the file's name chooses, as in yolov8n-….yaml."
+    )
 
 
 def _size_of_scale(block: Block, scale: str | None, where: str) -> dict[str, str]:
