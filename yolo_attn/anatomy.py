@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -103,7 +104,7 @@ def rows(model: nn.Module) -> list[Row]:
             f"{type(model).__name__} was not built from rows of a YAML, so there is nothing to align. "
             "Give the weights as a checkpoint saved by Ultralytics (model.save, best.pt, last.pt) or as a YOLO model."
         )
-    modules = list(sequence)
+    modules: list[Any] = list(sequence)
     inputs = [_inputs(i, m.f) for i, m in enumerate(modules)]
     strides = _strides(modules, inputs)
     return [
