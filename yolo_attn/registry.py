@@ -70,6 +70,7 @@ class Block:
         exceptions: Promise of `PROMISES` that the block cannot keep -> the reason, in words for a user.
         places: Level ("P3" is stride 8, "P4" 16, "P5" 32) -> options that suit it; the levels where the paper's
             argument puts the block, and the YAML generator's default.
+        word: A short name that commands understand besides the row's, such as the one the paper is known by.
     """
 
     name: str
@@ -86,6 +87,12 @@ class Block:
     stride: int = 1
     exceptions: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    word: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What commands may call the block, upper or lower case alike."""
+        return tuple(dict.fromkeys(w for w in (self.name, self.name.removesuffix("Row"), self.word) if w))
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -109,6 +116,7 @@ def register(
     stride: int = 1,
     exceptions: Mapping[str, str] | None = None,
     places: Mapping[str, Mapping[str, Any]] | None = None,
+    word: str = "",
 ) -> Callable[[T], T]:
     """Declare a block; use as a decorator above an `nn.Module` class.
 
@@ -123,6 +131,7 @@ def register(
         stride: How much the block shrinks height and width.
         exceptions: Promise (a key of `PROMISES`) that the block cannot keep -> why.
         places: Level of the feature pyramid, "P2" to "P6" -> options for a row there; the YAML generator's default.
+        word: A short name for commands, where neither `name` nor `row` is what readers of the paper would say.
 
     Returns:
         The decorator; it returns the class unchanged.
@@ -145,6 +154,7 @@ def register(
             stride=stride,
             exceptions=dict(exceptions or {}),
             places={k: dict(v) for k, v in (places or {}).items()},
+            word=word,
             **meta,
             **_channel_rule(block_name, cls),
         )

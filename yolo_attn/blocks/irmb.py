@@ -83,7 +83,7 @@ class SqueezeExcite(nn.Module):
     code="https://github.com/zhangzjn/EMO",
     watch={"conv_local": "local context of the expanded channels, added to what attention gathered"},
     row="iRMB",
-    places={"P4": {}, "P5": {}},
+    places={"P4": {}},
 )
 class InvertedResidualMobileBlock(nn.Module):
     """One mobile block that looks near (depthwise convolution) and far (attention over a grid spread across the map).

@@ -32,8 +32,8 @@ class Generated:
     Attributes:
         d: The parsed YAML.
         text: The YAML with comments; its first line is the command that made it.
-        row_map: Row of the base -> row here. None for a row whose place another layer took (carrier=down, place=sppf);
-            a C2f that became a form with attention inside keeps its entry, for it keeps its weights.
+        row_map: Row of the base -> row here. None for a row whose place another layer took (carrier=down, carrier=fuse,
+            place=sppf); a C2f that became a form with attention inside keeps its entry, for it keeps its weights.
         new_rows: Rows here that the base does not have.
         command: The command in the first line; empty where the base was given as data.
         name: What the base was called.
@@ -77,13 +77,14 @@ def build_yaml(
     Args:
         base: A stock model's name (yolov8, yolov8-p2, yolo11, yolo26, ...), a shipped one's, a YAML file, a parsed
             YAML, or what an earlier call returned.
-        block: Name of a registered operator or of its row; case does not matter.
+        block: Name of a registered operator or of its row, or its short name; case does not matter.
         place: Where, as words separated by commas. backbone, neck and both mean the levels that the block's author
             suggests; P3 is that level in backbone and neck, backbone.P3 or neck.P3 one of them; before:9 and after:9
             are beside a row of the base; sppf is instead of SPPF.
         task: detect, segment, pose, obb or classify; None keeps the base's.
-        carrier: row (residual row), csp (inside C2f or C3k2), down (instead of a striding convolution), none (the block
-            as it is). None chooses: down for blocks that stride, csp for names such as C2fSAM, else row.
+        carrier: row (residual row), csp (inside C2f or C3k2), down (instead of a striding convolution), fuse (instead
+            of Concat), none (the block as it is). None chooses: down for blocks that stride, fuse for blocks with two
+            inputs, csp for names such as C2fSAM, else row.
         **options: Options of the block; they win over those suggested for a level.
 
     Returns:

@@ -19,10 +19,10 @@ USAGE = """usage: yolo-attn yaml block=hilo [base=yolov8] [place=both] [task=det
        yolo-attn yaml --check
 
   base     a model of Ultralytics (yolov8, yolov8-p2, yolo11, yolo26, ...), one of ours, a file, or - for standard input
-  block    a block from `yolo-attn list`: sam, hilo, sk, attnconv, acmix, ...
+  block    a block from `yolo-attn list`: sam, hilo, sk, attnconv, acmix, cbam, aff, ...
   place    backbone, neck, both, P3, backbone.P3, neck.P3, before:9, after:9, sppf; several with commas
   task     detect, segment, pose, obb, classify; by default the base's own
-  carrier  row, csp (inside C2f or C3k2), down (blocks that stride), none
+  carrier  row, csp (inside C2f or C3k2), down (blocks that stride), fuse (blocks with two inputs), none
   out      a file; by default the YAML goes to standard output
   options of the block follow by name: window_size=2 kernels=[3,5]
 

@@ -17,6 +17,7 @@ CARRIERS = {
     "row": "insert x + BN0(operator(x)); the model's function is unchanged before training",
     "csp": "put the operator into a stock C2f or C3k2, after each bottleneck; unchanged before training as well",
     "down": "let a block that strides take the place of a striding convolution",
+    "fuse": "let a block with two inputs take the place of Concat",
     "none": "insert the block as its author wrote it",
 }
 POOLING = ("SPPF", "SPP", "SPPELAN")
@@ -68,24 +69,27 @@ def find_block(word: str) -> tuple[Block, str]:
     """The operator meant by a word, and the carrier that the word implies.
 
     Args:
-        word: Name of an operator or of one of its rows, upper or lower case alike.
+        word: Name of an operator or of one of its rows, or its short name (cbam for CBAMRow, senetv2 for SaE); upper or
+            lower case alike.
 
     Returns:
-        The operator's record; "csp", "down" or "row".
+        The operator's record; "csp", "down", "fuse" or "row".
 
     Raises:
         ModelError: No such block.
     """
     blocks = registry.list_blocks()
-    exact = [b for b in blocks if b.name == word]
-    named = next(iter([*exact, *(b for b in blocks if b.name.lower() == word.lower())]), None)
+    named = next((b for b in blocks if b.name == word), None)
+    for short in (False, True):  # a block's own name comes before another's short one
+        spelled = ((b, b.words if short else b.words[:1]) for b in blocks)
+        named = named or next((b for b, words in spelled if word.lower() in map(str.lower, words)), None)
     if named is None:
-        near = suggest(word, [b.name for b in blocks])
+        near = suggest(word, [w for b in blocks for w in b.words])
         raise ModelError(f"block={word}: no such block.{near} `yolo-attn list` shows them all.")
     operator = registry.of(named.operator) if named.operator else named
     assert operator is not None
     if operator.many:
-        raise ModelError(f"block={word} takes several inputs; no place says which ones, so write its row by hand.")
+        return operator, "fuse"
     return operator, "down" if operator.stride > 1 else "csp" if named.carrier in CSP_KINDS.values() else "row"
 
 
@@ -109,6 +113,13 @@ def request(block: str, carrier: str | None, options: Mapping[str, Any]) -> Requ
         near = suggest(carrier, CARRIERS)
         raise ModelError(f"carrier={carrier}: no such carrier.{near} Carriers are {', '.join(CARRIERS)}.")
     carrier = carrier or implied
+    if operator.many and carrier != "fuse":
+        raise ModelError(
+            f"carrier={carrier}: {operator.name} takes several inputs; carrier=fuse is for blocks that do."
+        )
+    if carrier == "fuse" and not operator.many:
+        fusing = ", ".join(b.name for b in registry.list_blocks() if b.many) or "none"
+        raise ModelError(f"carrier=fuse: {operator.name} takes one input; blocks that take several: {fusing}.")
     if carrier == "down" and operator.stride != 2:
         down = ", ".join(b.name for b in registry.list_blocks() if b.stride == 2) or "none"
         raise ModelError(f"carrier=down: {operator.name} keeps height and width; blocks that halve them: {down}.")
@@ -166,6 +177,16 @@ class Pyramid:
             row += 1
         return row
 
+    def origin(self, row: int) -> int:
+        """The row whose YAML arguments tell a row's channels: past resizing and past residual rows."""
+        while (
+            row >= 0
+            and len(self.sources[row]) == 1
+            and (self.rows[row][2].endswith("Upsample") or _refines(self.rows[row][2]))
+        ):
+            row = self.sources[row][0]
+        return row
+
     def describe(self) -> str:
         """The levels there are, for messages."""
         return "; ".join(f"{part} {', '.join(levels)}" for part, levels in self.stages.items() if levels) or "no levels"
@@ -202,9 +223,11 @@ def edits(base: Base, wanted: Request, place: str) -> list[Edit]:
 
 def _edits_of_word(pyramid: Pyramid, wanted: Request, word: str) -> list[Edit]:
     lower = word.lower()
+    how, colon, row = lower.partition(":")
+    if wanted.carrier == "fuse":
+        return _instead_of_concat(pyramid, wanted, word)
     if lower == "sppf":
         return [_instead_of_pooling(pyramid, wanted)]
-    how, colon, row = lower.partition(":")
     if colon and how in ("before", "after"):
         return [_beside_row(pyramid, wanted, how, row)]
     return [_at_level(pyramid, wanted, part, level) for part, level in _levels(pyramid, wanted, word)]
@@ -212,19 +235,13 @@ def _edits_of_word(pyramid: Pyramid, wanted: Request, word: str) -> list[Edit]:
 
 def _levels(pyramid: Pyramid, wanted: Request, word: str) -> list[tuple[str, str]]:
     """The (part, level) pairs that a word such as neck, P3 or backbone.P3 means."""
-    part, dot, level = word.lower().partition(".")
+    part, level = _part_and_level(word)
     name = pyramid.base.title
-    if part.upper() in LEVELS and not dot:
-        part, level = "both", part
-    known = [*PARTS, "both", *LEVELS, "backbone.P3", "neck.P3", "before:ROW", "after:ROW", "sppf"]
-    if part not in (*PARTS, "both") or (level and level.upper() not in LEVELS) or (dot and not level):
-        near = suggest(word, known)
-        raise ModelError(f"place={word}: no such place.{near} Places are {', '.join(known)}; several with commas.")
     parts = PARTS if part == "both" else (part,)
     if not any(pyramid.stages[p] for p in parts):
         raise ModelError(f"place={word}: {name} has no {part}; it has {pyramid.describe()}.")
     pairs = [(p, at) for p in parts for at in pyramid.stages[p]]
-    pairs = [(p, at) for p, at in pairs if (at == level.upper() if level else _suits(wanted, at))]
+    pairs = [(p, at) for p, at in pairs if (at == level if level else _suits(wanted, at))]
     if level and not pairs:
         raise ModelError(f"place={word}: {name} has no such level; it has {pyramid.describe()}.")
     if part == "both" or not level:  # several rows are meant: those that can
@@ -239,6 +256,18 @@ def _levels(pyramid: Pyramid, wanted: Request, word: str) -> list[tuple[str, str
             )
         return able
     return pairs
+
+
+def _part_and_level(word: str) -> tuple[str, str]:
+    """What a word such as neck, P3 or backbone.P3 says: backbone, neck or both, and the level or ""."""
+    part, dot, level = word.lower().partition(".")
+    if part.upper() in LEVELS and not dot:
+        part, level = "both", part
+    known = [*PARTS, "both", *LEVELS, "backbone.P3", "neck.P3", "before:ROW", "after:ROW", "sppf"]
+    if part not in (*PARTS, "both") or (level and level.upper() not in LEVELS) or (dot and not level):
+        near = suggest(word, known)
+        raise ModelError(f"place={word}: no such place.{near} Places are {', '.join(known)}; several with commas.")
+    return part, level.upper()
 
 
 def _can_take(pyramid: Pyramid, wanted: Request, part: str, level: str) -> bool:
@@ -304,6 +333,40 @@ def _instead_of_stride(pyramid: Pyramid, wanted: Request, row: int, options: dic
     if wanted.block.takes_c2:
         arguments = [_yaml_channels(pyramid, row, where), *arguments]
     return Edit("replace", row, wanted.block.name, arguments, f"in place of {pyramid.rows[row][2]}")
+
+
+def _instead_of_concat(pyramid: Pyramid, wanted: Request, word: str) -> list[Edit]:
+    """The fusions at a place: every Concat that makes a map of that level there."""
+    if word.lower() == "sppf" or word.lower().startswith(("before:", "after:")):
+        raise ModelError(f"place={word}: carrier=fuse takes the place of Concat; name levels, such as place=neck.P4.")
+    part, level = _part_and_level(word)
+    found = {i: m.level for i, m in enumerate(pyramid.maps) if m and pyramid.rows[i][2] == "Concat"}
+    here = [i for i in found if part == "both" or (part == "neck") == (i >= pyramid.split)]
+    here = [i for i in here if (found[i] == level if level else _suits(wanted, found[i]))]
+    if not here:
+        there = ", ".join(f"row {i} ({at})" for i, at in found.items()) or "none at all"
+        name = pyramid.base.title
+        raise ModelError(
+            f"place={word}: carrier=fuse takes the place of Concat; {name} has none there (it has: {there})."
+        )
+    return [_fusion(pyramid, wanted, i) for i in here]
+
+
+def _fusion(pyramid: Pyramid, wanted: Request, row: int) -> Edit:
+    """A block in place of a Concat, as wide as the row behind, but no wider than the widest map that it fuses."""
+    m = pyramid.maps[row]
+    assert m is not None
+    options, where = wanted.options_at(m.level), f"row {row} (Concat)"
+    arguments: list[Any] = [options] if options else []
+    if wanted.block.takes_c2:
+        sources = {s: n for s in pyramid.sources[row] if (n := pyramid.maps[s]) is not None}
+        widest = max(sources, key=lambda s: sources[s].channels)
+        readers = [i for i, given in enumerate(pyramid.sources) if row in given and pyramid.maps[i] is not None]
+        reader = pyramid.maps[readers[0]] if len(readers) == 1 else None
+        narrows = reader is not None and reader.channels <= sources[widest].channels
+        as_wide_as = readers[0] if narrows else pyramid.origin(widest)
+        arguments = [_yaml_channels(pyramid, as_wide_as, where), *arguments]
+    return Edit("replace", row, wanted.block.name, arguments, "in place of Concat")
 
 
 def _instead_of_pooling(pyramid: Pyramid, wanted: Request) -> Edit:
