@@ -1,11 +1,15 @@
-"""Train a shipped model on the built-in dataset, look at its score, and export it."""
+"""Train a shipped model on the built-in dataset, look at its score, and export it.
+
+python train_shipped.py [epochs imgsz data]
+"""
 
 import sys
 
 from ultralytics import YOLO  # nothing of yolo_attn needs importing
 
-epochs, imgsz = (int(x) for x in (sys.argv[1:3] or (40, 160)))
-model = YOLO("yolov8n-sam.yaml")
-model.train(data="shapes.yaml", epochs=epochs, imgsz=imgsz, batch=16, workers=2, plots=False)
-print("mAP50", round(model.val(data="shapes.yaml", imgsz=imgsz, plots=False).box.map50, 3))
-print("exported to", model.export(format="onnx", imgsz=imgsz))
+if __name__ == "__main__":
+    epochs, imgsz, data = sys.argv[1:] or ("24", "160", "shapes.yaml")
+    model = YOLO("yolov8n-sam.yaml")
+    model.train(data=data, epochs=int(epochs), imgsz=int(imgsz), batch=8, nbs=8, mosaic=0, plots=False)
+    print("mAP50", round(model.val(data=data, imgsz=int(imgsz), plots=False).box.map50, 3))
+    print("exported to", model.export(format="onnx", imgsz=int(imgsz)))
