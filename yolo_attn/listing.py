@@ -18,7 +18,7 @@ class Entry:
 
     Attributes:
         operator: The operator's record.
-        rows: Names of its carriers.
+        rows: Names of its carriers; its own name where it stands in a YAML as it is.
         yaml: The shipped detection model with the block in backbone and neck; None if there is none.
         parameters: Parameters of that model at scale n.
         gflops: Its GFLOPs at scale n and 640 pixels.
@@ -49,11 +49,20 @@ def cost(model: str | Path) -> tuple[int, float]:
 
 
 def entries(costs: bool = True) -> list[Entry]:
-    """One entry per operator that has carriers, in the order of declaration."""
+    """One entry per operator that has carriers, or that a shipped model has in place of a Concat or a convolution.
+
+    They come in the order of declaration.
+    """
     out = []
-    for block in registry.operators():
+    for block in registry.list_blocks():
+        if block.carrier:
+            continue
         rows = tuple(b.name for b in registry.list_blocks() if b.operator is block.cls and b.carrier)
-        yaml = _yaml_of({block.name, *rows})
+        replaces = block.many or block.stride == 2
+        yaml = _yaml_of({block.name, *rows}) if rows or replaces else None
+        if not rows and not yaml:
+            continue
+        rows = rows or (block.name,)
         numbers = cost(yaml.with_name(yaml.name.replace("yolov8", "yolov8n", 1))) if costs and yaml else (0, 0.0)
         out.append(Entry(block, rows, yaml, *numbers))
     return out

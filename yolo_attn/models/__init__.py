@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +97,31 @@ def build_yaml(
     start = with_task(given, task)
     wanted = request(block, carrier, {k: plain(k, v) for k, v in options.items()})
     changes = edits(start, wanted, place)
-    d, row_map, new_rows = apply(start, changes)
     what = f"{wanted.block.name} in {start.title} with place={place}"
-    maps = check_builds(d, what)
-    _check_levels(start, row_map, maps, what)
+    try:
+        d, row_map, new_rows, maps = _built(start, changes, what)
+    except ModelError:
+        # Suggestions are made for YOLOv8's channels; elsewhere the constructor's defaults fit where they do not.
+        plainer = edits(start, replace(wanted, suggested=False), place)
+        if plainer == changes:
+            raise
+        changes = plainer
+        d, row_map, new_rows, maps = _built(start, changes, what)
     notes = {new: change.note for new, change in zip(new_rows, changes, strict=True)}
     piped = isinstance(base, Generated)
     command = spell(given, block, place, task, carrier, wanted.options, piped)
     text = render(d, command, "" if piped else start.name, maps, row_map, notes)
     return Generated(d, text, row_map, new_rows, command, start.name)
+
+
+def _built(
+    base: Base, changes: list[Edit], what: str
+) -> tuple[dict[str, Any], dict[int, int | None], list[int], list[Map | None]]:
+    """`apply`, and what every new row puts out; raises a `ModelError` where the result does not build."""
+    d, row_map, new_rows = apply(base, changes)
+    maps = check_builds(d, what)
+    _check_levels(base, row_map, maps, what)
+    return d, row_map, new_rows, maps
 
 
 def apply(base: Base, changes: list[Edit]) -> tuple[dict[str, Any], dict[int, int | None], list[int]]:

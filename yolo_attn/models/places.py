@@ -54,15 +54,17 @@ class Request:
         block: The operator's record.
         carrier: A key of `CARRIERS`.
         options: The user's options; they win over those that the block's author suggests for a level.
+        suggested: Use what the block's author suggests.
     """
 
     block: Block
     carrier: str
     options: Mapping[str, Any]
+    suggested: bool = True
 
     def options_at(self, level: str) -> dict[str, Any]:
         """Options of a row at a level."""
-        return {**self.block.places.get(level, {}), **self.options}
+        return {**(self.block.places.get(level, {}) if self.suggested else {}), **self.options}
 
 
 def find_block(word: str) -> tuple[Block, str]:

@@ -161,6 +161,11 @@ def _about(d: Mapping[str, Any], base: str, count: int) -> list[str]:
             "BN0 is a BatchNorm whose gain starts at zero: before training the model computes what it would without "
             "these blocks, and pretrained weights fit the other rows."
         )
+    if any(b.many for blocks in used.values() for b in blocks):
+        out += _wrap(
+            "A fused map has fewer channels than a concatenated one. Pretrained weights fit the other rows, save the first "
+            "convolution behind each fusion, which starts new."
+        )
     rows = f"{count} rows are" if count != 1 else "1 row is"
     out += _wrap(
         f"{rows} new (NEW below); the others are those of {base or 'the base'}. Options can be edited in place. "
