@@ -15,6 +15,7 @@ COMMANDS = {
     "shapes": ("yolo_attn.shapes:main", "make the built-in dataset: task=detect dir=..."),
     "bench": ("yolo_attn.bench:main", "measure blocks or whole models: bench blocks | bench models"),
     "export": ("yolo_attn.export_grid:main", "which block exports to which format with equal numbers: export [blocks=...]"),
+    "convert": ("yolo_attn.convert:main", "a paper's authors' checkpoint for a backbone row: weights=... out=..."),
     "doctor": ("yolo_attn.doctor:main", "check that plain `yolo` sees the blocks; exit code 0 means healthy"),
 }
 

@@ -202,6 +202,7 @@ def classes() -> list[type]:
 
     load_builtins()
     homes = {b.cls.__module__ for b in _blocks.values()} | {"yolo_attn.carriers", "yolo_attn.layers"}
+    homes |= {name for name in sys.modules if name.startswith("yolo_attn.blocks.")}  # networks that rows are made of
     found: dict[type, None] = {}
     for home in sorted(homes):
         for value in vars(sys.modules[home]).values():

@@ -92,7 +92,9 @@ class SMTMaps(BackboneRow):
     """
 
     sizes: ClassVar[Mapping[str, str]] = {"n": "t", "s": "s", "m": "b", "l": "l"}
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {size: c.get("channels", (64, 128, 256, 512)) for size, c in smt_net.SIZES.items()}
+    widths: ClassVar[Mapping[str, Sequence[int]]] = {
+        size: c.get("channels", (64, 128, 256, 512)) for size, c in smt_net.SIZES.items()
+    }
 
     def __init__(self, c1: int, size: str = "t", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(smt_net.SMTBackbone(size, c1, **(options or {})))
@@ -254,6 +256,26 @@ class BackboneWeights(nn.Module):
         self.task = "detect"
         self.names: dict[int, str] = {}
         self.stride = torch.tensor([32.0])
+
+    def misfit(self, model: nn.Module) -> str:
+        """Why a model has no place for these weights.
+
+        Args:
+            model: A model without a row that they fit.
+        """
+        mine = self.model[0]
+        name, own = type(mine).__name__, mine.state_dict()
+        row = next((m for m in model.modules() if type(m) is type(mine)), None)
+        if row is None:
+            return f"these are weights of {self.title}, but the model has no row {name}. Use {self.yaml['yaml_file']}."
+        theirs = row.state_dict()
+        there, here = ({k: "x".join(map(str, v.shape)) for k, v in d.items()} for d in (own, theirs))
+        key = next((k for k in {**there, **here} if there.get(k) != here.get(k)), "")
+        return (
+            f"these are weights of {self.title}, and the model's row {name} is of another size ({key}: "
+            f"{there.get(key, 'none')} there, {here.get(key, 'none')} here). Use {self.yaml['yaml_file']}, whose "
+            "letter chooses the size, or state size and options in the row."
+        )
 
     def forward(self, *_: Any, **__: Any) -> NoReturn:
         """Tell what to do instead."""

@@ -66,19 +66,32 @@ def load(block: str, kwargs: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
         module, ours = _adapters[block](dict(kwargs), state)
     except TypeError as e:
         raise OfficialWeightsError(f"{block}: arguments {dict(kwargs)} do not fit the authors' constructor ({e}).") from e
+    unfit = problems(module, ours)
+    if unfit:
+        raise OfficialWeightsError(f"{block}: the state dict does not fit {type(module).__name__}: " + "; ".join(unfit))
+    module.load_state_dict(dict(ours))
+    return module.eval()
+
+
+def problems(module: nn.Module, ours: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, unknown or misshapen in a state dict that is to fill a module.
+
+    Args:
+        module: The module.
+        ours: The authors' state under our names, as far as these are known.
+
+    Returns:
+        One entry a tensor; names are ours where they differ from the authors', the shapes tell which layer is meant.
+    """
     expected = module.state_dict()
-    # Names in messages are ours where they differ from the authors'; the shapes tell which layer is meant.
-    problems = [f"missing {k} {tuple(expected[k].shape)}" for k in expected if k not in ours]
-    problems += [f"unknown {k} {tuple(ours[k].shape)}" for k in ours if k not in expected]
-    problems += [
+    found = [f"missing {k} {tuple(expected[k].shape)}" for k in expected if k not in ours]
+    found += [f"unknown {k} {tuple(ours[k].shape)}" for k in ours if k not in expected]
+    found += [
         f"shape of {k}: {tuple(ours[k].shape)} given, {tuple(expected[k].shape)} needed"
         for k in expected
         if k in ours and expected[k].shape != ours[k].shape
     ]
-    if problems:
-        raise OfficialWeightsError(f"{block}: the state dict does not fit {type(module).__name__}: " + "; ".join(problems))
-    module.load_state_dict(dict(ours))
-    return module.eval()
+    return found
 
 
 def rename(

@@ -14,7 +14,7 @@ from ..blocks.acmix_net import ACmixBottleneck
 from ..blocks.acmix_swin import ACmixWindow
 from ..blocks.acmix_swin_net import ACmixSwinBlock
 from ..layers import ConvNorm
-from . import adapts
+from . import OfficialWeightsError, adapts
 from ._join import refuse
 
 #: Our name -> theirs.
@@ -76,6 +76,33 @@ def _build_bottleneck(
     if has_shortcut and isinstance(module.downsample, nn.Identity):
         module.downsample = ConvNorm(inplanes, 4 * planes, stride)
     return module
+
+
+def resnet(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state of a whole ACmix-ResNet or its backbone, from ResNet/ResNet_ImageNet.py's without the classifier.
+
+    Args:
+        module: Our network.
+        state: The authors' state dict; keys without a counterpart stay as they are.
+
+    Raises:
+        OfficialWeightsError: A bottleneck's tensors do not fit.
+    """
+    ours: dict[str, Tensor] = {}
+    taken = []
+    for path, block in module.named_modules():
+        if isinstance(block, ACmixBottleneck):
+            _, stage, index = path.split(".")
+            theirs = f"layer{int(stage) + 1}.{index}."
+            taken.append(theirs)
+            part = {k.removeprefix(theirs): v for k, v in state.items() if k.startswith(theirs)}
+            try:
+                fitted = _from_resnet(block, part, "conv2.", block.conv2.heads)
+            except OfficialWeightsError as e:
+                problems = str(e).partition("does not fit ")[2].partition(": ")[2].split("; ")
+                refuse(module, [f"{problem} in {theirs.rstrip('.')}" for problem in problems])
+            ours |= {f"{path}.{k}": v for k, v in fitted.items()}
+    return ours | {k: v for k, v in state.items() if not k.startswith(tuple(taken))}
 
 
 @adapts("acmix_swin_attn")
