@@ -72,6 +72,9 @@ def align(source: nn.Module, target: nn.Module) -> Alignment:
     for s, t in trunk:
         if not _widths_agree(s, t):
             found.refusals.append(Refusal(f"model.{s.index}.", f"model.{t.index}.", f"{t.name} of another width"))
+        elif s.shapes and s.shapes == t.shapes and (fusion := _fused_on_one_side(found, s, t)):
+            why = f"equal shapes, but only one of the two reads what {fusion} fuses"
+            found.refusals.append(Refusal(f"model.{s.index}.", f"model.{t.index}.", why))
         elif not s.is_own or _inputs_correspond(found, s, t):
             found.pairs[t.index] = s.index
     _pair_residuals(found)
@@ -181,6 +184,17 @@ def _inputs_correspond(found: Alignment, s: Row, t: Row) -> bool:
     feeds_t = [_upstream(found.targets, i, set(found.pairs)) for i in t.inputs]
     feeds_s = [_upstream(found.sources, i, set(found.pairs.values())) for i in s.inputs]
     return [found.pairs.get(i) for i in feeds_t] == feeds_s
+
+
+def _fused_on_one_side(found: Alignment, s: Row, t: Row) -> str:
+    """Name of a block of ours that fuses several maps into what only one of two rows reads, else "".
+
+    Where the widths happen to agree, nothing else would tell a mixture of maps from maps side by side.
+    """
+    feeds = [found.sources[_upstream(found.sources, i, set())] for i in s.inputs]
+    feeds_t = [found.targets[_upstream(found.targets, i, set())] for i in t.inputs]
+    fusions, fusions_t = ([r.name for r in each if r.is_own and len(r.inputs) > 1] for each in (feeds, feeds_t))
+    return next(iter([*fusions, *fusions_t]), "") if bool(fusions) != bool(fusions_t) else ""
 
 
 def _upstream(all_rows: list[Row], index: int, paired: set[int]) -> int:

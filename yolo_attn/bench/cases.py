@@ -85,13 +85,18 @@ def read_blocks(words: str) -> list[Block]:
     """Blocks from `block=`: the words of `yolo-attn list` in any case, several with commas; or all operators.
 
     Raises:
-        ModelError: No such block, or one with several inputs.
+        ModelError: No such block.
+        UsageError: It has several inputs.
     """
     from ..models.places import find_block
 
     if words == "all":
         return list(registry.operators())
-    return list({block.name: block for block, _ in map(find_block, words.split(","))}.values())
+    found = list({block.name: block for block, _ in map(find_block, words.split(","))}.values())
+    for block in found:
+        if block.many:
+            raise UsageError(f"block={block.name} takes several inputs; blocks with one are measured.")
+    return found
 
 
 def build(block: Block, channels: int) -> nn.Module:

@@ -163,8 +163,8 @@ def _about(d: Mapping[str, Any], base: str, count: int) -> list[str]:
         )
     if any(b.many for blocks in used.values() for b in blocks):
         out += _wrap(
-            "A fused map has fewer channels than a concatenated one. Pretrained weights fit the other rows, save the first "
-            "convolution behind each fusion, which starts new."
+            "A fused map has fewer channels than a concatenated one. Pretrained weights fit the other rows, save the "
+            "first convolution behind each fusion, which starts new."
         )
     rows = f"{count} rows are" if count != 1 else "1 row is"
     out += _wrap(
