@@ -19,7 +19,7 @@ from types import ModuleType
 
 from .startup import yolo_attn_boot
 
-SEAMS = ("parse_model", "model_yaml", "data_yaml", "safe_load", "fuse", "load_weights")
+SEAMS = ("parse_model", "model_yaml", "data_yaml", "safe_load", "fuse", "load_weights", "flops")
 _failures: dict[str, str] = {}
 
 
