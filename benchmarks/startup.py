@@ -54,8 +54,13 @@ def main() -> None:
     with open(out / name, "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(["with_us", "without_us", "difference_us"])
-        writer.writerows([f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{d:.1f}"] for (a, b), d in zip(pairs, extra))
-    print(f"added to a start: median {statistics.median(extra):.0f} us, p10 {deciles[0]:.0f}, p90 {deciles[-1]:.0f}, n {n}")
+        writer.writerows(
+            [f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{d:.1f}"] for (a, b), d in zip(pairs, extra, strict=True)
+        )
+    print(
+        f"added to a start: median {statistics.median(extra):.0f} us, "
+        f"p10 {deciles[0]:.0f}, p90 {deciles[-1]:.0f}, n {n}"
+    )
     print(out / name)
 
 

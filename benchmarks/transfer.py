@@ -1,11 +1,11 @@
 """Fine-tuning with aligned weights against Ultralytics' own transfer, paired by seed.
 
-    python benchmarks/transfer.py data=data.yaml weights=yolov8n.pt [models=yolov8n-sam,yolov8n-hilo] [seeds=3] [epochs=5]
-                                  [imgsz=320] [batch=8] [out=benchmarks/results]
+    python benchmarks/transfer.py data=data.yaml weights=yolov8n.pt [models=yolov8n-sam,yolov8n-hilo] [seeds=3]
+                                  [epochs=5] [imgsz=320] [batch=8] [out=benchmarks/results]
 
 Each cell is a training in its own process: the same model, data, seed and arguments, once with the seam `load_weights`
-and once with it undone. Writes transfer-<data>.csv with a row per cell, and prints the mean paired difference in mAP50-95
-with its 95 % t interval. Stock Ultralytics gets the same weights file.
+and once with it undone. Writes transfer-<data>.csv with a row per cell, and prints the mean paired difference in
+mAP50-95 with its 95 % t interval. Stock Ultralytics gets the same weights file.
 """
 
 from __future__ import annotations

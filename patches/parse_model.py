@@ -53,7 +53,9 @@ def is_live(module: ModuleType) -> bool:
     return _replace.find(module.parse_model) is not None
 
 
-def _wrapper(module: ModuleType, original: Callable[..., Any], grafted: Callable[..., Any] | None) -> Callable[..., Any]:
+def _wrapper(
+    module: ModuleType, original: Callable[..., Any], grafted: Callable[..., Any] | None
+) -> Callable[..., Any]:
     def parse_model(d: dict[str, Any], ch: Any, verbose: bool = True) -> Any:
         """Stock models go to the original, models with registered rows to its grafted copy."""
         named = {row[2] for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)}
@@ -65,7 +67,9 @@ def _wrapper(module: ModuleType, original: Callable[..., Any], grafted: Callable
                 if e.args and e.args[0] in unknown:
                     hint = registry.suggest(e.args[0], [b.name for b in registry.list_blocks()])
                     if hint:
-                        raise KeyError(f"{e.args[0]!r} is no layer of Ultralytics and no registered block.{hint}") from e
+                        raise KeyError(
+                            f"{e.args[0]!r} is no layer of Ultralytics and no registered block.{hint}"
+                        ) from e
                 raise
         if grafted is None:
             raise RuntimeError(
@@ -157,7 +161,7 @@ class _Lookup(ast.NodeTransformer):
     def __init__(self) -> None:
         self.count = 0
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:  # noqa: N802
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         """Replace the one subscript that is meant."""
         if ast.unparse(node) != "globals()[m]":
             return self.generic_visit(node)

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 
-
 def short(cwd: Path) -> tuple[str, ...]:
-    """Arguments of a training of seconds; an absolute project, because a relative one lands in Ultralytics' runs_dir."""
+    """Arguments of a training of seconds; the project is absolute: a relative one lands in Ultralytics' runs_dir."""
     return ("imgsz=64", "epochs=1", "batch=4", "workers=0", "plots=False", "exist_ok=True", f"project={cwd}", "name=t")
 
 

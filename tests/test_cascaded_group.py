@@ -30,7 +30,7 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def naive_window(module: CascadedGroupAttention, x: torch.Tensor) -> torch.Tensor:
     """The equations on one window of any size: query by query, bias by distance."""
-    b, _, h, w = x.shape
+    _b, _, h, w = x.shape
     cells = [(i, j) for i in range(h) for j in range(w)]
     outputs: list[torch.Tensor] = []
     for n, (head, part) in enumerate(zip(module.heads, x.chunk(len(module.heads), 1), strict=True)):

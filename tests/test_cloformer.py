@@ -13,7 +13,7 @@ from yolo_attn.blocks.cloformer_cpu import attends_directly
 
 def naive(module: AttnConv, x: torch.Tensor) -> torch.Tensor:
     """The equations cell by cell: pooled windows and softmax rows one after another."""
-    b, c, h, w = x.shape
+    b, _c, h, w = x.shape
     parts = module.qkv(x).split(module.splits, 1)
     outputs = []
     for branch, part in zip(module.local, parts, strict=False):

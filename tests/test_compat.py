@@ -20,6 +20,17 @@ from ultralytics import YOLO
 YOLO(sys.argv[1]).train(data=sys.argv[2], imgsz=64, epochs=1, batch=4, workers=0, plots=False, project=os.getcwd())
 """
 
+TORCHSCRIPT = """
+import sys, torch
+from ultralytics import YOLO
+traced = torch.jit.load(YOLO(sys.argv[1]).export(format="torchscript", imgsz=64))
+model = YOLO(sys.argv[1]).model.eval()
+x = torch.rand(1, 3, 64, 64)
+with torch.no_grad():
+    torch.testing.assert_close(traced(x), model(x)[0], atol=1e-2, rtol=1e-3)
+print("exported")
+"""
+
 PRETRAINED = """
 import sys, torch
 from ultralytics import YOLO
@@ -54,5 +65,8 @@ def test_release(release: str, tmp_path: Path) -> None:
     assert ("SPPF without its first activation" in text) is (release == "8.4.60")
     best = next(work.rglob("best.pt"))
     assert "predicted" in run(python, "-c", USE, best, image(data), cwd=work)
-    assert "exported" in run(python, "-c", EXPORT, best, cwd=work)
+    # 8.3.200 asks PyTorch 2.9 and later for the new ONNX exporter, without its dependency and at opset 9: stock models
+    # fail there too, with ModuleNotFoundError for onnxscript.
+    export = TORCHSCRIPT if release == "8.3.200" else EXPORT
+    assert "exported" in run(python, "-c", export, best, cwd=work)
     assert "lossless" in run(python, "-c", PRETRAINED, cwd=work)

@@ -54,7 +54,9 @@ def promise(name: str):
                 check(block)
             except Exception:
                 return
-            pytest.fail(f"{block.name} declares an exception to {name!r} ({block.exceptions[name]}) but keeps the promise")
+            pytest.fail(
+                f"{block.name} declares an exception to {name!r} ({block.exceptions[name]}) but keeps the promise"
+            )
 
         test.__name__ = check.__name__
         test.__doc__ = check.__doc__
@@ -187,7 +189,7 @@ def test_onnx_is_right_at_other_sizes(block: registry.Block) -> None:
     session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     for h, w in OTHER_SIZES:
         xs = inputs(block, 2, h, w)
-        (got,) = session.run(None, {k: x.numpy() for k, x in zip(names, xs)})
+        (got,) = session.run(None, {k: x.numpy() for k, x in zip(names, xs, strict=True)})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(got), module(*xs), atol=5e-5, rtol=1e-3)
 

@@ -63,7 +63,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def wheel_from_sdist(source: Path, out: Path) -> Path:
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)  # by default: sdist, then wheel from it
+    run(
+        sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source
+    )  # by default: sdist, then wheel from it
     return next(out.glob("*.whl"))
 
 

@@ -23,7 +23,7 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def naive_attention(module: InvertedResidualMobileBlock, x: torch.Tensor) -> torch.Tensor:
     """Cell by cell: it attends to the real cells of its grid, which starts at its own remainder."""
-    b, c, h, w = x.shape
+    _b, _c, h, w = x.shape
     s = module.window_size
     down, across = (-(-h // s), -(-w // s)) if s > 0 else (1, 1)
     q, k = module.qk(x).chunk(2, 1)

@@ -75,7 +75,13 @@ def test_plain_yolo_trains_and_a_fresh_process_predicts(data: str, tmp_path: Pat
 
 def test_switched_off_the_same_command_gives_ultralytics_own_error(data: str, tmp_path: Path) -> None:
     text = yolo(
-        "train", "model=yolov8n-sam.yaml", f"data={data}", *short(tmp_path), cwd=tmp_path, ok=False, YOLO_ATTN_AUTOLOAD="0"
+        "train",
+        "model=yolov8n-sam.yaml",
+        f"data={data}",
+        *short(tmp_path),
+        cwd=tmp_path,
+        ok=False,
+        YOLO_ATTN_AUTOLOAD="0",
     )
     assert "FileNotFoundError" in text and "yolov8" in text and "yolo_attn" not in text.replace("yolo_attn_boot", "")
 

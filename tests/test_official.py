@@ -66,10 +66,10 @@ def test_matches_the_authors_code(path: Path) -> None:
     outputs = list(result) if isinstance(result, (list, tuple)) else [result]
     wanted = [tensors[k] for k in ["output", *(f"output.{i}" for i in range(4))] if k in tensors]
     assert len(outputs) == len(wanted)
-    for got, want in zip(outputs, wanted):
+    for got, want in zip(outputs, wanted, strict=False):
         torch.testing.assert_close(like_reference(got, want, meta), want, atol=atol, rtol=0)
     # PyTorch's own CPU BatchNorm backward is wrong at batch one for some layouts; the files mark where that bites.
     if not meta.get("plain_torch_cpu_autograd_is_wrong"):  # the TensorFlow block says nothing
         sum(y.square().mean() for y in outputs).backward()
-        for x, key in zip(xs, ("grad_input", "grad_input.residual")):
+        for x, key in zip(xs, ("grad_input", "grad_input.residual"), strict=False):
             torch.testing.assert_close(x.grad, to_bchw(tensors[key], meta), atol=grad_atol, rtol=0)

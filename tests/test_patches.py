@@ -13,10 +13,10 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
+from yolo_attn.patches import _replace, data_yaml, model_yaml, parse_model, safe_load
 
 from yolo_attn import assets, patches
 from yolo_attn import rows as rows_module
-from yolo_attn.patches import _replace, data_yaml, model_yaml, parse_model, safe_load
 
 SAM_MODEL = {
     "nc": 3,
@@ -24,7 +24,11 @@ SAM_MODEL = {
     "backbone": [[-1, 1, "Conv", [64, 3, 2]], [-1, 1, "SAM", []], [-1, 1, "SPPF", [128, 5]]],
     "head": [[[2], 1, "Detect", ["nc"]]],
 }
-STOCK_MODEL = {**SAM_MODEL, "backbone": [SAM_MODEL["backbone"][0], SAM_MODEL["backbone"][2]], "head": [[[1], 1, "Detect", ["nc"]]]}
+STOCK_MODEL = {
+    **SAM_MODEL,
+    "backbone": [SAM_MODEL["backbone"][0], SAM_MODEL["backbone"][2]],
+    "head": [[[1], 1, "Detect", ["nc"]]],
+}
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,9 @@ def test_two_gloo_ranks_hold_equal_weights(tmp_path: Path) -> None:
 def test_resume_after_sigkill_in_mid_epoch(data: str, tmp_path: Path) -> None:
     command = [Path(sys.executable).parent / "yolo", "train", "model=yolov8n-sk.yaml", f"data={data}", *short(tmp_path)]
     command = [c if c != "epochs=1" else "epochs=30" for c in map(str, command)]
-    child = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     last, deadline = tmp_path / "t" / "weights" / "last.pt", time.monotonic() + 240
     results = tmp_path / "t" / "results.csv"
     while not (results.is_file() and len(results.read_text().splitlines()) > 3 and last.is_file()):
@@ -147,7 +149,8 @@ import multiprocessing, os, sys
 from ultralytics import YOLO
 if __name__ == "__main__":
     multiprocessing.set_start_method("spawn", force=True)
-    YOLO("yolov8n-sam.yaml").train(data=sys.argv[1], imgsz=64, epochs=1, batch=4, workers=2, plots=False, project=os.getcwd())
+    YOLO("yolov8n-sam.yaml").train(data=sys.argv[1], imgsz=64, epochs=1, batch=4, workers=2, plots=False,
+                                   project=os.getcwd())
     print("trained")
 """
     script = tmp_path / "job.py"

@@ -91,7 +91,7 @@ def test_a_duplicate_name_shows_what_is_registered() -> None:
 
 
 def test_a_name_of_ultralytics_is_refused() -> None:
-    import ultralytics.nn.tasks  # noqa: F401
+    import ultralytics.nn.tasks
 
     with pytest.raises(RegistryError, match="Ultralytics itself uses it"):
         declare("C2f")

@@ -47,7 +47,7 @@ class Adds(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(c, c2 or c, 1) for c in c1)
 
     def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
-        return sum(conv(x) for conv, x in zip(self.convs, xs))
+        return sum(conv(x) for conv, x in zip(self.convs, xs, strict=True))
 
 
 registry_of_this_file = {k: registry._blocks[k] for k in ("ProjectsForRows", "RepeatsForRows", "AddsForRows")}

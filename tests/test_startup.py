@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from yolo_attn.patches.startup import yolo_attn_boot as boot
 
 import yolo_attn
-from yolo_attn.patches.startup import yolo_attn_boot as boot
 
 PACKAGE = Path(yolo_attn.__file__).parent
 STARTUP = Path(importlib.util.find_spec("yolo_attn.patches.startup").origin).parent
@@ -36,7 +36,9 @@ def python(code: str, *options: str, path: tuple[Path, ...] = (), **env: str) ->
     their packages are reachable as a plain path, while the folders in `path` are site folders, .pth files included.
     """
     plain = [p for p in sys.path if p.endswith("-packages")]
-    start = "".join(f"import site; site.addsitedir({str(p)!r})\n" for p in path) + f"import sys; sys.path += {plain!r}\n"
+    start = (
+        "".join(f"import site; site.addsitedir({str(p)!r})\n" for p in path) + f"import sys; sys.path += {plain!r}\n"
+    )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | env
     with tempfile.TemporaryDirectory() as empty:
         return subprocess.run(
@@ -62,12 +64,17 @@ def site(tmp_path: Path) -> Path:
     return folder
 
 
-
 STRANGER = "import json; print(json.dumps([1]))"
+
 
 @pytest.mark.parametrize(
     "code",
-    [COUNT, "import yolo_attn\n" + COUNT, COUNT + "import yolo_attn\n" + COUNT, "import yolo_attn, ultralytics\n" + COUNT],
+    [
+        COUNT,
+        "import yolo_attn\n" + COUNT,
+        COUNT + "import yolo_attn\n" + COUNT,
+        "import yolo_attn, ultralytics\n" + COUNT,
+    ],
     ids=["never imported", "imported before", "imported after", "imported first"],
 )
 def test_any_order_ends_in_exactly_one_patch(code: str, site: Path) -> None:
@@ -144,7 +151,9 @@ print(sum(p.numel() for p in DetectionModel("yolov8n.yaml", verbose=False).param
 
 
 def test_pth_line_is_guarded_and_sorts_after_editable_installs() -> None:
-    names = sorted(["__editable__.yolo_attn.pth", "_yolo_attn.pth", "_editable_impl_yolo_attn.pth", "yolo_attn_boot.pth"])
+    names = sorted(
+        ["__editable__.yolo_attn.pth", "_yolo_attn.pth", "_editable_impl_yolo_attn.pth", "yolo_attn_boot.pth"]
+    )
     assert names[-1] == "yolo_attn_boot.pth"
     lines = [x for x in (STARTUP / "yolo_attn_boot.pth").read_text().splitlines() if x and not x.startswith("#")]
     assert len(lines) == 1 and lines[0].startswith("import ") and "except" in lines[0]
@@ -153,7 +162,8 @@ def test_pth_line_is_guarded_and_sorts_after_editable_installs() -> None:
 
 
 def test_the_hook_leaves_no_trace_in_the_module(site: Path) -> None:
-    code = "import inspect, ultralytics.nn.tasks as t; print(type(t.__loader__).__name__, type(t.__spec__.loader).__name__)"
+    code = "import inspect, ultralytics.nn.tasks as t\n"
+    code += "print(type(t.__loader__).__name__, type(t.__spec__.loader).__name__)"
     done = python(code + "; print(inspect.getsource(t)[:1] != '')", path=(site,))
     assert done.stdout.split()[:2] == ["SourceFileLoader", "SourceFileLoader"], done.stderr
 

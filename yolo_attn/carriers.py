@@ -66,7 +66,9 @@ class Residual(nn.Module):
                 conv.bias.data = conv.bias.data * scale[start:end] + shift[start:end]
                 start = end
             if start != len(scale):
-                raise AssertionError(f"output_convs of {type(self.operator).__name__} cover {start} of {len(scale)} channels")
+                raise AssertionError(
+                    f"output_convs of {type(self.operator).__name__} cover {start} of {len(scale)} channels"
+                )
             self.bn = nn.Identity()
         else:
             self.bn = ChannelAffine(scale, shift)
@@ -105,7 +107,7 @@ class CSPForm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Split, refine one half step by step, concatenate every step."""
         parts = list(self.cv1(x).chunk(2, 1))
-        for bottleneck, attn in zip(self.m, self.attn):
+        for bottleneck, attn in zip(self.m, self.attn, strict=True):
             parts.append(attn(bottleneck(parts[-1])))
         return self.cv2(torch.cat(parts, 1))
 

@@ -14,7 +14,10 @@ COMMANDS = {
     "yaml": ("yolo_attn.models:yaml_command", "write a model YAML: base=yolov8 block=hilo place=neck task=detect"),
     "shapes": ("yolo_attn.shapes:main", "make the built-in dataset: task=detect dir=..."),
     "bench": ("yolo_attn.bench:main", "measure blocks or whole models: bench blocks | bench models"),
-    "export": ("yolo_attn.export_grid:main", "which block exports to which format with equal numbers: export [blocks=...]"),
+    "export": (
+        "yolo_attn.export_grid:main",
+        "which block exports to which format with equal numbers: export [blocks=...]",
+    ),
     "convert": ("yolo_attn.convert:main", "a paper's authors' checkpoint for a backbone row: weights=... out=..."),
     "doctor": ("yolo_attn.doctor:main", "check that plain `yolo` sees the blocks; exit code 0 means healthy"),
 }

@@ -127,7 +127,9 @@ def _fresh() -> list[Finding]:
         if os.environ.get("YOLO_ATTN_AUTOLOAD") == "0":
             remedy = "unset YOLO_ATTN_AUTOLOAD"
         else:
-            remedy = "pip install yolo_attn into this environment; on a path alone (PYTHONPATH, zip, -t) it cannot start"
+            remedy = (
+                "pip install yolo_attn into this environment; on a path alone (PYTHONPATH, zip, -t) it cannot start"
+            )
         return [Finding("FAIL", "a fresh interpreter does not load the plugin", remedy)]
     found = [_seam_finding("in a fresh interpreter", *seam) for seam in report["seams"]]
     import ultralytics
@@ -148,7 +150,9 @@ def _torch() -> list[Finding]:
     import torch
 
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA in this build"
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    devices = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     found = [Finding("ok", f"torch {torch.__version__}, {cuda}, {', '.join(devices) or 'no GPU in use'}")]
     try:
         import torchvision

@@ -92,7 +92,13 @@ def table(costs: bool = True) -> list[tuple[str, ...]]:
                 f"{e.gflops:.1f} ({e.gflops / stock[1] - 1:+.1%})" if stock[1] else f"{e.gflops:.1f}",
             )
         out.append(
-            (e.operator.name, " ".join(e.rows), f"{e.operator.title} {e.operator.paper}", e.yaml.name if e.yaml else "-", *shown)
+            (
+                e.operator.name,
+                " ".join(e.rows),
+                f"{e.operator.title} {e.operator.paper}",
+                e.yaml.name if e.yaml else "-",
+                *shown,
+            )
         )
     return out
 
@@ -109,7 +115,7 @@ def main(words: list[str]) -> int:
         return 0
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     for r in rows:
-        print("  ".join(word.ljust(w) for word, w in zip(r, widths)).rstrip())
+        print("  ".join(word.ljust(w) for word, w in zip(r, widths, strict=True)).rstrip())
     stock = cost("yolov8n.yaml")
     print(f"\nstock yolov8n: {stock[0] / 1e6:.2f}M parameters, {stock[1]:.1f} GFLOPs")
     return 0

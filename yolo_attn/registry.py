@@ -144,7 +144,8 @@ def register(
         block_name = name or cls.__name__
         if not (isinstance(paper, str) and paper.startswith(("http://", "https://"))):
             raise RegistryError(
-                f"{block_name}: {paper=} is no link. Give the address of the paper, or of the page that describes the block."
+                f"{block_name}: {paper=} is no link. Give the address of the paper, or of a page that "
+                "describes the block."
             )
         meta: dict[str, Any] = {"title": title, "paper": paper, "code": code, "watch": dict(watch or {})}
         block = Block(
@@ -175,7 +176,9 @@ def register(
         return cls
 
     if inspect.isclass(name):
-        raise RegistryError(f"@register needs arguments: write @register(paper='https://…') above class {name.__name__}.")
+        raise RegistryError(
+            f"@register needs arguments: write @register(paper='https://…') above class {name.__name__}."
+        )
     return decorate
 
 
@@ -231,7 +234,9 @@ def list_blocks() -> list[Block]:
 
 def operators() -> Iterator[Block]:
     """The operators that carriers are derived from."""
-    return (b for b in list_blocks() if not b.carrier and any(o.operator is b.cls and o.carrier for o in _blocks.values()))
+    return (
+        b for b in list_blocks() if not b.carrier and any(o.operator is b.cls and o.carrier for o in _blocks.values())
+    )
 
 
 def carrier(operator: str | type, kind: str) -> Block:

@@ -31,7 +31,9 @@ def lookup(name: str, stock: dict[str, Any]) -> Any:
     block = registry.get(name)
     if name in stock:
         if block is not None:
-            raise RegistryError(f"{name!r} is both a layer of Ultralytics and {block.origin}; register it under another name.")
+            raise RegistryError(
+                f"{name!r} is both a layer of Ultralytics and {block.origin}; register it under another name."
+            )
         return stock[name]
     if block is None:
         hint = registry.suggest(name, [b.name for b in registry.list_blocks()])
@@ -152,7 +154,8 @@ def _input_channels(block: Block, f: int | list[int], ch: list[int], where: str)
         return ch[f]
     if not block.many:
         raise RegistryError(
-            f"{where}: {block.name} takes one input. For several, annotate the constructor's first argument `c1: list[int]`."
+            f"{where}: {block.name} takes one input. For several, annotate the constructor's first "
+            "argument `c1: list[int]`."
         )
     return [ch[x] for x in f]
 

@@ -41,6 +41,7 @@ class Loader:
         self.loader = loader
 
     def __getattr__(self, name):
+        """Whatever else the real loader has."""
         if name == "loader":
             raise AttributeError(name)
         return getattr(self.loader, name)

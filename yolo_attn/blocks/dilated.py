@@ -64,7 +64,7 @@ class DilatedAttention(nn.Module):
 
     def shifts(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The map as each tap sees it: views (B, g, d, H, W) of one zero-padded copy, row by row of the taps."""
-        b, c, h, w = x.shape
+        _b, c, h, w = x.shape
         pad = self.dilation * (self.kernel_size // 2)
         x = F.pad(x, (pad, pad, pad, pad)).unflatten(1, (self.heads, c // self.heads))
         offsets = range(0, self.dilation * self.kernel_size, self.dilation)

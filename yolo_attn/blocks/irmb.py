@@ -217,7 +217,7 @@ class InvertedResidualMobileBlock(nn.Module):
         return [] if self.has_skip else [self.proj]
 
     def fuse(self) -> None:
-        """Fold the BatchNorm of the depthwise convolution; the one at the start, which follows nothing, becomes an affine."""
+        """Fold the depthwise convolution's BatchNorm; the one at the start, behind nothing, becomes an affine."""
         if isinstance(self.norm, BatchNorm2d):
             self.norm = ChannelAffine(*self.norm.scale_and_shift())
         if isinstance(self.bn_local, BatchNorm2d):
