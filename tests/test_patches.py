@@ -13,6 +13,7 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
+from ultralytics.utils import torch_utils
 from yolo_attn.patches import _replace, data_yaml, model_yaml, parse_model, safe_load
 
 from yolo_attn import assets, patches
@@ -69,6 +70,7 @@ TARGETS = [
     (tasks.BaseModel, "fuse"),
     (tasks.BaseModel, "load"),
     (data_utils, "check_file"),
+    (torch_utils, "get_flops"),
 ]
 
 

@@ -126,7 +126,7 @@ def counting_model(name: str, imgsz: int = 64) -> tuple[Any, float]:
 
     torch.manual_seed(0)
     yolo = YOLO(name)
-    net = yolo.model
+    net: Any = yolo.model
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     gates = [m for m in norms if not m.weight.any()]
     momenta = [m.momentum for m in norms]
