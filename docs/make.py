@@ -72,10 +72,10 @@ def promises() -> str:
         "<!-- made by `python docs/make.py` from `yolo_attn/registry.py`; edits here are lost -->",
         "",
         f"There are {len(blocks)} blocks, and {wrapped} rows that wrap one (residual rows, C2f and C3k2 forms).",
-        "`tests/test_contract.py` walks through the registry and holds each block to each line; `tests/test_backbones.py`",
-        "does so for the papers' backbones, which read images (values from 0 to 1) and put out several maps.",
-        "A block that cannot keep a promise declares so, with the reason. The tests then require that it fails there, so",
-        "an exception that no longer holds is found, too.",
+        "`tests/test_contract.py` walks through the registry and holds each block to each line; for the papers'",
+        "backbones, which read images (values from 0 to 1) and put out several maps, `tests/test_backbones.py` does so.",
+        "A block that cannot keep a promise declares so, with the reason. The tests then require that it fails there,",
+        "so an exception that no longer holds is found, too.",
         "",
         "| promise | what it means | blocks excepted |",
         "|---|---|---|",
@@ -107,7 +107,7 @@ def block_table() -> str:
         model = (f"[{e.yaml.name}](cfg/{e.yaml.name})", *cost_at_n(e.yaml)) if e.yaml else ("", "", "")
         cells = (f"`{e.operator.name}`", f"`{e.rows[0]}`", paper, *model, f"[{page}](docs/{page}.md)")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", footnote()])
+    return "\n".join([*lines, "", footnote("docs/gflops.md")])
 
 
 def cost_table(page: str) -> str:
@@ -121,7 +121,7 @@ def cost_table(page: str) -> str:
     if not lines:
         return ""
     head = ["| model | blocks in | parameters | GFLOPs |", "|---|---|---|---|"]
-    return "\n".join([*head, *lines, "", footnote()])
+    return "\n".join([*head, *lines, "", footnote("gflops.md")])
 
 
 def places(path: Path, page: str) -> str:
@@ -163,12 +163,12 @@ def cost_at_n(path: Path) -> tuple[str, str]:
     return f"{parameters / 1e6:.2f} M ({more(parameters, stock[0])})", f"{gflops:.1f} ({more(gflops, stock[1])})"
 
 
-def footnote() -> str:
-    """What the costs are compared with, and who counted."""
+def footnote(link: str) -> str:
+    """What the costs are compared with, and how GFLOPs are counted."""
     parameters, gflops = cost("yolov8n.yaml")
     return (
-        f"Stock yolov8n: {parameters / 1e6:.2f} M parameters, {gflops:.1f} GFLOPs (80 classes, 640 pixels). Counted by "
-        "Ultralytics 8.4.190\nwith ultralytics-thop 2.2.3."
+        f"Stock yolov8n: {parameters / 1e6:.2f} M parameters, {gflops:.1f} GFLOPs (80 classes, 640 pixels). GFLOPs\n"
+        f"are those that `yolo` prints with this package installed ([what they count]({link}))."
     )
 
 

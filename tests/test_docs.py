@@ -1,0 +1,136 @@
+"""The documentation is in step with the code, and what it names exists."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+from yolo_attn import assets, registry
+from yolo_attn.bench import BENCHES
+from yolo_attn.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+TEXTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
+PAPERS = ("smt", "litv2", "sknet", "cloformer", "acmix")
+every_paper = pytest.mark.parametrize("page", PAPERS)
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("make")
+
+
+def blocks_of(text: str, language: str) -> list[str]:
+    """Fenced code of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+# --- what is made from the code ---
+
+
+def test_promises_and_pictures_are_in_step(make: ModuleType) -> None:
+    assert [str(p.relative_to(ROOT)) for p in make.out_of_step(costs=False)] == []
+
+
+@pytest.mark.slow
+def test_tables_with_costs_are_in_step(make: ModuleType) -> None:
+    assert [str(p.relative_to(ROOT)) for p in make.out_of_step()] == []
+
+
+def test_a_text_without_markers_is_refused(make: ModuleType) -> None:
+    with pytest.raises(ValueError, match="needs the markers <!-- nonsense -->"):
+        make.between(README, "nonsense", "")
+
+
+def test_every_exception_is_told(make: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = registry.Block("Odd", object, "", "https://example.org", exceptions={"half": "its sums are too large"})
+    monkeypatch.setattr(registry, "list_blocks", lambda: [block])
+    text = make.promises()
+    assert "| `Odd` | `half` | its sums are too large |" in text and "None" not in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "img").glob("*.svg")), ids=lambda p: p.name)
+def test_pictures_are_small_titled_and_within_their_frame(path: Path) -> None:
+    assert path.stat().st_size < 60_000
+    svg = ElementTree.parse(path).getroot()
+    name = "{http://www.w3.org/2000/svg}"
+    assert svg.find(f"{name}title").text
+    width, height = float(svg.get("width")), float(svg.get("height"))
+    for text in svg.iter(f"{name}text"):
+        x, size = float(text.get("x")), float(text.get("font-size"))
+        wide = 0.62 * size * len(text.text)  # generous: the mean letter of a wide sans serif
+        left = x - wide * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor", "start")]
+        assert left > -3 and left + wide < width + 3 and float(text.get("y")) < height, text.text
+
+
+# --- what is named exists ---
+
+
+@every_text
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    dead = [x for x in links if not re.match(r"[a-z]+:", x) and not (path.parent / x).exists()]
+    assert dead == []
+
+
+@every_text
+def test_commands_exist(path: Path) -> None:
+    named = re.findall(r"yolo-attn (?:bench )?([a-z]+)", path.read_text(encoding="utf-8"))
+    assert set(named) <= {*COMMANDS, *BENCHES}
+
+
+@every_text
+def test_model_files_exist(path: Path) -> None:
+    from ultralytics import cfg
+
+    stock = {p.name for p in Path(cfg.__file__).parent.rglob("*.yaml")}
+    made_by_the_reader = re.compile(r".*-(mine|operator|m|se)\.yaml")
+    for name in re.findall(r"\byolo(?:v|e-)?\d+[a-z]?-[\w-]+\.yaml", path.read_text(encoding="utf-8")):
+        known = made_by_the_reader.fullmatch(name) or assets.find(name) or assets.unscaled(name) in stock
+        assert known or name in stock, name
+
+
+def test_the_two_commands_of_the_readme_stand_alone_and_ci_runs_the_second() -> None:
+    commands = [line for block in blocks_of(README.read_text(encoding="utf-8"), "bash") for line in block.splitlines()]
+    (train,) = (c for c in commands if c.startswith("pip install -e . && yolo train "))
+    words = shlex.split(train)
+    assert "model=cfg/yolov8n-sam.yaml" in words and "data=shapes.yaml" in words
+    assert 'pip install -e ".[test]" && pytest' in commands
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("pip install -q", "pip install")
+    assert 'pip install -e ".[test]" && pytest' in run.splitlines()
+
+
+def test_python_in_the_readme_prints_what_it_says() -> None:
+    code = blocks_of(README.read_text(encoding="utf-8"), "python")[0]
+    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    assert len(said) == 3 and printed.getvalue().splitlines()[-3:] == said
+
+
+@pytest.mark.parametrize("block", registry.operators(), ids=lambda b: b.name)
+def test_every_operator_is_on_the_page_the_readme_sends_to(block: registry.Block, make: ModuleType) -> None:
+    page = make.page_of(block)
+    assert f"`{block.name}`" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    line = next(x for x in README.read_text(encoding="utf-8").splitlines() if x.startswith(f"| `{block.name}` |"))
+    assert f"docs/{page}.md" in line and block.paper in line
+
+
+@every_paper
+def test_a_papers_page_has_its_parts(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert f"(img/{page}.svg)" in text and "<!-- cost -->" in text and "```bibtex" in text
+    headings = " ".join(re.findall(r"^## (.*)$", text, re.MULTILINE))
+    assert all(word in headings for word in ("Where to put it", "Cost", "Traps", "Citation"))
