@@ -268,6 +268,37 @@ def test_a_block_that_strides_in_place_of_a_convolution(stock):
     assert came_from(report) == {i: i for i in range(23) if i not in (5, 10, 11, 13, 14, 17, 20)}
 
 
+def test_fusions_in_place_of_concat(stock, checkpoint):
+    model = YOLO("yolov8n-aff.yaml")
+    fused = (11, 14, 17, 20)
+    report = transfer(model, checkpoint, verbose=False)
+    # The C2f behind each reads fewer channels: its first convolution and that one's BatchNorm (6 tensors) stay new.
+    assert (report.carried, report.total) == (355 - 4 * 6, 355)
+    assert new_rows(report) == ["AFF", "C2f"] * 4
+    for i in fused:
+        row = report.rows[i + 1]
+        assert {k.split(".")[0] for k in row.new} == {"cv1"} and {k.split(".")[0] for k in row.carried} == {"cv2", "m"}
+        assert "cv1.conv.weight: " in row.note and "there" in row.note
+    assert {(x.index, x.name) for x in report.left} == {(i + 1, "C2f") for i in fused}
+    here, there = model.model.state_dict(), stock["detect"].state_dict()
+    new = {f"model.{r.index}.{k}" for r in report.rows for k in r.new}
+    assert all(torch.equal(v, there[k]) for k, v in here.items() if k not in new)
+    again = YOLO("yolov8n-aff.yaml")
+    assert transfer(again, model, verbose=False).new == 0
+    assert equal_outputs(again.model.eval(), model.model.eval())
+
+
+@pytest.mark.parametrize("ours_is_source", [False, True])
+def test_a_fusion_as_wide_as_the_concat_is_no_concat(ours_is_source):
+    source, model = shake(build("yolov5n.yaml")), shake(build("yolov5n.yaml", replace={19: ["AFF", [512]]}))
+    assert source.model[20].cv1.conv.weight.shape == model.model[20].cv1.conv.weight.shape
+    source, model = (model, source) if ours_is_source else (source, model)
+    report = transfer(model, source, verbose=False)
+    assert not report.rows[20].carried and "AFF fuses" in report.rows[20].note
+    assert any(x.index == 20 and "AFF fuses" in x.reason for x in report.left)
+    assert all(r.carried for r in report.rows if r.index not in (20, 19) and (r.new or r.carried))
+
+
 def test_repeats():
     inserts = (4, [9, "SAM", []])  # three at scale n
     source = shake(build("yolov8n.yaml", inserts))
