@@ -1,16 +1,19 @@
-"""What the plugin's start-up files cost a Python program that never imports Ultralytics.
+"""What the plugin's start-up files cost: a Python program that never imports Ultralytics, and one that does.
 
-    python benchmarks/startup.py [n=300] [out=benchmarks/results]
+    python benchmarks/startup.py [what=python] [n=300] [out=benchmarks/results]
+    python benchmarks/startup.py what=yolo [n=20]
 
 Each sample is a fresh interpreter that processes one site folder and reports how long that took: a folder with the
-start-up files, and one with a .pth file that does nothing, in turn (A B A B ...). The difference of a pair is what a
-start pays. Writes startup-<python>-<os>.csv and prints median, p10, p90 and n.
+start-up files, and one with a .pth file that does nothing, in turn (A B A B ...). With what=yolo it goes on to import
+Ultralytics and to build the stock yolov8n, as every `yolo` command does. The difference of a pair is what a start pays.
+Writes startup-<python>-<os>.csv or startup-yolo-<python>-<os>.csv and prints median, p10, p90 and n.
 """
 
 from __future__ import annotations
 
 import compileall
 import csv
+import os
 import platform
 import shutil
 import statistics
@@ -20,24 +23,41 @@ import tempfile
 from pathlib import Path
 
 STARTUP = Path(__file__).resolve().parent.parent / "patches" / "startup"
-CHILD = """
+CHILDREN = {
+    "python": """
 import os, site, sys, time
 start = time.perf_counter()
 site.addsitedir(sys.argv[1])
 print(time.perf_counter() - start)
-"""
+""",
+    "yolo": """
+import os, site, sys, time
+start = time.perf_counter()
+site.addsitedir(sys.argv[1])
+sys.path += sys.argv[2:]
+from ultralytics import YOLO
+YOLO("yolov8n.yaml")
+print(time.perf_counter() - start)
+""",
+}
+SAMPLES = {"python": 300, "yolo": 20}
 
 
-def sample(folder: Path) -> float:
-    """Seconds that one fresh interpreter spends on a site folder."""
-    words = [sys.executable, "-S", "-c", CHILD, str(folder)]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+def sample(what: str, folder: Path) -> float:
+    """Seconds that one fresh interpreter spends on a site folder and what follows."""
+    # Installed packages are plain paths to the interpreter, so that no other start-up file than the folder's runs.
+    installed = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path[1:] if p)]
+    words = [sys.executable, "-S", "-c", CHILDREN[what], str(folder), *installed]
+    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    return float(done.stdout.split()[-1])
 
 
 def main() -> None:
     """Measure, print, write."""
     given = dict(word.split("=", 1) for word in sys.argv[1:])
-    n, out = int(given.get("n", 300)), Path(given.get("out", Path(__file__).parent / "results"))
+    what = given.get("what", "python")
+    n, out = int(given.get("n", SAMPLES[what])), Path(given.get("out", Path(__file__).parent / "results"))
     with tempfile.TemporaryDirectory() as tmp:
         ours, empty = Path(tmp, "ours"), Path(tmp, "empty")
         for folder in (ours, empty):
@@ -46,10 +66,11 @@ def main() -> None:
             shutil.copy(STARTUP / f"yolo_attn_boot.{ending}", ours)
         (empty / "nothing.pth").write_text("import sys\n")
         compileall.compile_dir(ours, quiet=1)  # as pip does at installation
-        pairs = [(sample(ours), sample(empty)) for _ in range(n)]
+        pairs = [(sample(what, ours), sample(what, empty)) for _ in range(n)]
     extra = [(a - b) * 1e6 for a, b in pairs]
     deciles = statistics.quantiles(extra, n=10)
-    name = f"startup-py{platform.python_version()}-{platform.system().lower()}-{platform.machine()}.csv"
+    kind = "startup" if what == "python" else f"startup-{what}"
+    name = f"{kind}-py{platform.python_version()}-{platform.system().lower()}-{platform.machine()}.csv"
     out.mkdir(parents=True, exist_ok=True)
     with open(out / name, "w", newline="") as f:
         writer = csv.writer(f)
@@ -57,6 +78,7 @@ def main() -> None:
         writer.writerows(
             [f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{d:.1f}"] for (a, b), d in zip(pairs, extra, strict=True)
         )
+    print(f"a start without us: median {statistics.median(b for _, b in pairs) * 1e3:.4g} ms")
     print(
         f"added to a start: median {statistics.median(extra):.0f} us, "
         f"p10 {deciles[0]:.0f}, p90 {deciles[-1]:.0f}, n {n}"

@@ -64,6 +64,9 @@ FIELDS = (
     "ratio_p90",
     "intervals",
 )
+#: How long to go on, all models together; at least 5 rounds.
+TRAIN_SECONDS, SECONDS = 60, 15
+MEASURES = ("training step", "inference", "ONNX inference", "training peak", "inference peak")
 BOXES = 8  # in each image of the random batch
 
 
@@ -274,11 +277,11 @@ def measure(
     with conditions.applied(), memory_errors_told(f"batch={batch} imgsz={imgsz}"):
         made = {name: Trainee.build(name, imgsz, batch, conditions) for name in names}
         stage("built")
-        times = interleave({k: m.train_step for k, m in made.items()}, repeats, 60, wait=conditions.wait)
+        times = interleave({k: m.train_step for k, m in made.items()}, repeats, TRAIN_SECONDS, wait=conditions.wait)
         add(found, "training step", batch, times)
         stage("training steps")
         costs = {name: (*cost(m.model, imgsz), 2 * count_macs(m.fused, m.image) / 1e9) for name, m in made.items()}
-        times = interleave({k: m.predict for k, m in made.items()}, repeats, 20, wait=conditions.wait)
+        times = interleave({k: m.predict for k, m in made.items()}, repeats, SECONDS, wait=conditions.wait)
         add(found, "inference", 1, times)
         stage("inference")
         if onnx:
@@ -289,7 +292,7 @@ def measure(
     for name in names:
         parameters, gflops, counted = costs[name]
         model = {"model": Path(name).stem, "parameters": parameters, "gflops": gflops, "gflops_counted": counted}
-        for (what, images, unit), spread in found[name].items():
+        for (what, images, unit), spread in sorted(found[name].items(), key=lambda item: MEASURES.index(item[0][0])):
             row = {**model, "imgsz": imgsz, "measure": what, "batch": images, "unit": unit, "n": spread.n}
             row |= {"median": spread.median, "p10": spread.p10, "p90": spread.p90}
             stock = found[names[0]].get((what, images, unit))
@@ -330,7 +333,7 @@ def time_onnx(made: Mapping[str, Trainee], conditions: Conditions, repeats: int 
             sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feeds = {name: {"images": m.image.cpu().numpy()} for name, m in made.items()}
         calls = {name: partial(session.run, None, feeds[name]) for name, session in sessions.items()}
-        return interleave(calls, repeats, 20)
+        return interleave(calls, repeats, SECONDS)
 
 
 def export(model: Any, image: torch.Tensor, path: Path) -> Path:

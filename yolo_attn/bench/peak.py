@@ -2,8 +2,9 @@
 
 A process that has imported everything and computed nothing forks for every measurement. The fork runs a small step, so
 that libraries are loaded; gives freed memory back to the system; builds the real step with its inputs; and reports how
-far the process's resident memory rises above that while the step runs. On CUDA, PyTorch's allocator keeps the books
-instead, in the calling process.
+far the process's resident memory rises above that while the step runs. glibc is told to return large blocks as soon as
+they are freed: by default it keeps some, and how many differs by a third from process to process. On CUDA, PyTorch's
+allocator keeps the books instead, in the calling process.
 
 `python -m yolo_attn.bench.peak` is that process. It reads jobs from standard input, a JSON object a line, and answers
 with a line of JSON each.
@@ -31,6 +32,9 @@ from .conditions import Conditions
 #: Makes a step from a job: (job, small) -> step. A small one only has to load the same libraries.
 Maker = Callable[[Mapping[str, Any], bool], Callable[[], object]]
 
+#: A fixed threshold, in bytes, above which every allocation has pages of its own.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+
 
 class PeakMeter:
     """Measures peaks; a context manager, for the process that it keeps.
@@ -54,7 +58,7 @@ class PeakMeter:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **MALLOC},
             )
         return self
 
