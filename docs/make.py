@@ -73,7 +73,7 @@ def promises() -> str:
         "",
         f"There are {len(blocks)} blocks, and {wrapped} rows that wrap one (residual rows, C2f and C3k2 forms).",
         "`tests/test_contract.py` walks through the registry and holds each block to each line; for the papers'",
-        "backbones, which read images (values from 0 to 1) and put out several maps, `tests/test_backbones.py` does so.",
+        "backbones, that read images (values from 0 to 1) and put out several maps, `tests/test_backbones.py` does it.",
         "A block that cannot keep a promise declares so, with the reason. The tests then require that it fails there,",
         "so an exception that no longer holds is found, too.",
         "",
