@@ -140,7 +140,7 @@ def runner(module: nn.Module, x: Tensor, train: bool, conditions: Conditions) ->
     """One step: the forward pass as in prediction, or both passes as in training.
 
     The gradient of the output is dense and lies in memory as the output does. An expanded one, as `y.sum().backward()`
-    makes it, sends BatchNorm's backward pass down a path several times slower, and measures that.
+    makes it, sends BatchNorm's backward pass down a path half as fast, and measures that.
     """
     if not train:
 
