@@ -79,7 +79,14 @@ def _wrapper(
             )
         rows.check_scale(d)
         rows.warn_about_release(d)
-        return grafted(d, ch, verbose)
+        try:
+            return grafted(d, ch, verbose)
+        except registry.RegistryError:
+            raise
+        except ValueError as e:  # from a constructor, which knows its numbers but not its row
+            if not rows.building():
+                raise
+            raise registry.RegistryError(f"{rows.building()}: {e}") from e
 
     return parse_model
 

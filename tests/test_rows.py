@@ -125,6 +125,8 @@ def test_c3k2_form_takes_what_the_stock_row_takes_and_its_head() -> None:
         ([-1, 1, "ProjectsForRows", ["many"]], "no positive whole number"),
         ([-1, 1, "ProjectsForRows", [-8]], "no positive whole number"),
         ([-1, 9, "ProjectsForRows", [256]], "equal channels in and out"),
+        ([-1, 1, "SAM", [{"heads": 3}]], r"row 1 .*c1=16 must be a multiple of heads=3"),
+        ([-1, 1, "C2fSAM", [64, True, {"heads": 3}]], r"row 1 .*must be a multiple of heads=3"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named(row: list, says: str) -> None:

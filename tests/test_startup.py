@@ -183,3 +183,26 @@ sys.meta_path.insert(0, Other())
 """
     done = python(code + COUNT, path=(site,))
     assert done.stdout.strip().splitlines()[-1].startswith("patches 1"), done.stderr
+
+
+def test_blocks_of_another_package_are_known_everywhere(site: Path) -> None:
+    (site / "theirs.py").write_text(
+        "import torch, yolo_attn\n"
+        "@yolo_attn.register(paper='https://example.org/paper')\n"
+        "class Theirs(torch.nn.Identity):\n"
+        "    def __init__(self, c1: int) -> None:\n"
+        "        super().__init__()\n"
+    )
+    for name, target in (("theirs", "theirs"), ("torn", "no_such_module")):
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[yolo_attn.blocks]\nx = {target}\n")
+    code = """
+from ultralytics.nn.tasks import DetectionModel
+d = {"nc": 1, "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Theirs", []]], "head": [[[1], 1, "Detect", ["nc"]]]}
+print(type(DetectionModel(d, verbose=False).model[1]).__name__)
+"""
+    done = python(code, path=(site,))
+    assert done.stdout.strip().splitlines()[-1] == "Theirs", done.stderr
+    assert "no_such_module" in done.stderr and "do not load" in done.stderr

@@ -17,9 +17,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=type)
@@ -41,6 +43,7 @@ PROMISES = {
 
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
 BUILTIN_MODULES = ("yolo_attn.blocks",)
+ENTRY_POINTS = "yolo_attn.blocks"
 _blocks: dict[str, Block] = {}
 _builtins_loaded = False
 
@@ -254,12 +257,27 @@ def carrier(operator: str | type, kind: str) -> Block:
 
 
 def load_builtins() -> None:
-    """Import the package's own blocks once."""
+    """Import the package's own blocks, and those of installed packages that offer some, once.
+
+    A package offers blocks by an entry point of the group "yolo_attn.blocks" that names the module to import; its
+    blocks are then known in every process, children of DDP included. One that does not import is warned about.
+    """
     global _builtins_loaded
-    if not _builtins_loaded:
-        _builtins_loaded = True
-        for module in BUILTIN_MODULES:
-            importlib.import_module(module)
+    if _builtins_loaded:
+        return
+    _builtins_loaded = True
+    for module in BUILTIN_MODULES:
+        importlib.import_module(module)
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as e:
+            warnings.warn(
+                f"the blocks of {entry.value} (entry point {entry.name!r} of {ENTRY_POINTS}) do not load: "
+                f"{type(e).__name__}: {e}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def suggest(word: str, words: Any) -> str:

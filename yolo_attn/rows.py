@@ -14,12 +14,14 @@ Positional arguments follow the constructor after what the parser fills in (`c1`
 from __future__ import annotations
 
 import inspect
+from contextvars import ContextVar
 from typing import Any
 
 from . import registry
 from .registry import Block, RegistryError
 
 _warned: set[str] = set()
+_building: ContextVar[str] = ContextVar("building", default="")  # the registered row whose constructor runs next
 
 
 def lookup(name: str, stock: dict[str, Any]) -> Any:
@@ -43,7 +45,13 @@ def lookup(name: str, stock: dict[str, Any]) -> Any:
 
 def owns(module: Any) -> bool:
     """Whether a class in a row is a registered block."""
+    _building.set("")
     return registry.of(module) is not None
+
+
+def building() -> str:
+    """The registered row being built, in words; empty for a stock row."""
+    return _building.get()
 
 
 def resolve(
@@ -102,6 +110,7 @@ def resolve(
         if scale and scale in "mlx":
             positional = [True, *positional[1:]]
     arguments = _bind(block, head, positional, options, where)
+    _building.set(where)
     if hasattr(module, "out_channels"):
         try:
             c2 = module.out_channels(*arguments)
