@@ -137,7 +137,8 @@ def check_scale(d: dict[str, Any]) -> None:
     if not scales or not scale or scale in scales:
         return
     blocks = [registry.get(row[2]) for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)]
-    papers: dict[str, str] = next((b.cls.sizes for b in blocks if b and getattr(b.cls, "sizes", None)), {})
+    tables = [getattr(b.cls, "sizes", {}) for b in blocks if b]
+    papers: dict[str, str] = next(filter(None, tables), {})
     listed = ", ".join(f"{letter} ({papers[letter]})" if letter in papers else letter for letter in scales)
     raise RegistryError(
         f"{d.get('yaml_file', 'this model')}: no scale {scale!r}; choose one of {listed}. The letter behind the number "
