@@ -113,8 +113,9 @@ def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, v
         )
     verbose = order.verbose if order else verbose
     found = align(source, model)
-    if hasattr(source, "misfit") and not found.pairs:  # a paper's backbone alone, and the model has no place for it
-        raise TransferError(source.misfit(model))
+    misfit: Any = getattr(source, "misfit", None)
+    if misfit and not found.pairs:  # a paper's backbone alone, and the model has no place for it
+        raise TransferError(misfit(model))
     by_name = _class_rows(model, source, found)
     if order is None and not by_name and _is_itself(found, model, source):  # a resumed run, the trainer's rebuild
         original(model, weights, verbose)
