@@ -192,9 +192,7 @@ class ACmixResNetMaps(BackboneRow):
         super().__init__(acmix_net.ACmixResNetBackbone(size, c1, **(options or {})))
 
 
-@register(
-    paper="https://arxiv.org/abs/1612.03144", title="Feature Pyramid Networks for Object Detection, CVPR 2017"
-)
+@register(paper="https://arxiv.org/abs/1612.03144", title="Feature Pyramid Networks for Object Detection, CVPR 2017")
 class Level(nn.Module):
     """Hands on one map of a backbone row.
 

@@ -116,7 +116,8 @@ class Conversion:
             "used": f"{self.count - len(self.others) - len(self.found.dropped)} of {self.count} tensors",
             "dropped": _brief([*self.found.dropped, *self.others]),
             "new": f"{_brief(self.found.fresh)} (not in the file)" if self.found.fresh else "",
-            "fits": " ".join(self.models) or f"a row {type(self.found.row).__name__} with these options; heads and "
+            "fits": " ".join(self.models)
+            or f"a row {type(self.found.row).__name__} with these options; heads and "
             "windows leave no shape and are for that row to state",
         }
         return "\n".join([str(self.path), *(f"  {k:<11}{v}" for k, v in lines.items() if v)])

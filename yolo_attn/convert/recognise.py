@@ -111,7 +111,6 @@ def recognise(state: State) -> Recognised:
     raise CheckpointError(f"this looks like {what}, but its tensors do not fit: {shown}{more}.")
 
 
-
 def _configurations(family: Family, state: State) -> sizes.Candidates:
     """Sizes and options to try; as many as the tensors there can tell."""
     try:

@@ -61,11 +61,15 @@ def load(block: str, kwargs: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
 
     known = blocks()
     if block not in known:
-        raise OfficialWeightsError(f"no authors' block is named {block!r}.{suggest(block, known)} Known: {', '.join(known)}.")
+        raise OfficialWeightsError(
+            f"no authors' block is named {block!r}.{suggest(block, known)} Known: {', '.join(known)}."
+        )
     try:
         module, ours = _adapters[block](dict(kwargs), state)
     except TypeError as e:
-        raise OfficialWeightsError(f"{block}: arguments {dict(kwargs)} do not fit the authors' constructor ({e}).") from e
+        raise OfficialWeightsError(
+            f"{block}: arguments {dict(kwargs)} do not fit the authors' constructor ({e})."
+        ) from e
     unfit = problems(module, ours)
     if unfit:
         raise OfficialWeightsError(f"{block}: the state dict does not fit {type(module).__name__}: " + "; ".join(unfit))
@@ -94,9 +98,7 @@ def problems(module: nn.Module, ours: Mapping[str, Tensor]) -> list[str]:
     return found
 
 
-def rename(
-    state: Mapping[str, Tensor], *pairs: tuple[str, str | Callable[[re.Match[str]], str]]
-) -> dict[str, Tensor]:
+def rename(state: Mapping[str, Tensor], *pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> dict[str, Tensor]:
     """A copy of `state` in which each key has every (regular expression, replacement) applied, in order."""
     out = {}
     for key, value in state.items():
