@@ -27,7 +27,15 @@ def _place_font() -> None:
     shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", target)
 
 
+def _settle_folders() -> None:
+    """By default Ultralytics puts data and runs beside the checkout that its environment lies in."""
+    from ultralytics import settings
+
+    settings.update({k: str(_home / k) for k in ("datasets_dir", "runs_dir", "weights_dir")})
+
+
 _place_font()
+_settle_folders()
 
 
 def pytest_sessionfinish() -> None:

@@ -116,7 +116,9 @@ def test_shapes_is_made_on_first_use(tmp_path: Path) -> None:
     shutil.copy(Path(os.environ["YOLO_CONFIG_DIR"]) / "Ultralytics" / "Arial.ttf", settings)
     work = tmp_path / "work"
     work.mkdir()
+    datasets = tmp_path / "datasets"
+    yolo("settings", f"datasets_dir={datasets}", cwd=work, YOLO_CONFIG_DIR=str(settings.parent))
     args = ("train", "model=yolov8n-sam.yaml", "data=shapes.yaml", *short(work), "fraction=0.1")
     yolo(*args, cwd=work, YOLO_CONFIG_DIR=str(settings.parent))
-    assert len(list(tmp_path.rglob("shapes/images/train/*"))) == 400
+    assert len(list((datasets / "shapes/images/train").iterdir())) == 400
     assert find(work, "best.pt").is_file()

@@ -480,12 +480,13 @@ def test_ultralytics_makes_and_accepts_every_dataset(tmp_path):
     (config / "Arial.ttf").write_bytes((Path(os.environ["YOLO_CONFIG_DIR"]) / "Ultralytics/Arial.ttf").read_bytes())
     pairs = [v for task, name in YAMLS.items() for v in (task, ROOT / "cfg" / name)]
     env = {"YOLO_CONFIG_DIR": str(config.parent)}
+    settle = "import sys; from ultralytics import settings; settings.update({'datasets_dir': sys.argv[1]})"
+    assert python(settle, tmp_path / "datasets", cwd=tmp_path, env=env).wait(120) == 0
     process = python(CHECK, *pairs, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert "all good" in output and "corrupt" not in output.replace("0 corrupt", "")
-    (made_in,) = (p for p in tmp_path.rglob("shapes") if p.is_dir())
-    assert sorted(p.name for p in made_in.parent.iterdir()) == sorted(shapes.FOLDERS.values())
+    assert sorted(p.name for p in (tmp_path / "datasets").iterdir()) == sorted(shapes.FOLDERS.values())
 
 
 def test_the_command_makes_a_dataset_and_says_how_to_use_it(tmp_path, capsys):
