@@ -32,7 +32,7 @@ from ..registry import register
     code="https://github.com/LeapLabTHU/FLatten-Transformer",
     watch={"dwc": "the depthwise term: values of each cell's surroundings, per head (B * heads, d, H, W)"},
     row="FLA",
-    places={"P3": {}, "P4": {}},
+    places={"P4": {}},
 )
 class FocusedLinearAttention(nn.Module):
     """Attends over the whole map at linear cost; for large maps (P3, P4), where softmax attention is too dear.
