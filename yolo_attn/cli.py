@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 
@@ -50,7 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UsageError(f"no command {command!r}.{suggest(command, COMMANDS)}\n{usage()}")
         module, function = COMMANDS[command][0].split(":")
-        return getattr(importlib.import_module(module), function)(rest)
+        code = getattr(importlib.import_module(module), function)(rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UsageError, ValueError) as e:
         print(f"yolo-attn {command}: {e}" if command in COMMANDS else f"yolo-attn: {e}", file=sys.stderr)
         return 2
