@@ -43,7 +43,8 @@ def test_wrong_words_exit_with_2_and_name_the_right_one(words, says, capsys: pyt
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    code = "import sys; from yolo_attn import cli; cli.COMMANDS['flood'] = ('flood:main', ''); sys.exit(cli.main(['flood']))"
+    code = "import sys; from yolo_attn import cli; cli.COMMANDS['flood'] = ('flood:main', '')\n"
+    code += "sys.exit(cli.main(['flood']))"
     (tmp_path / "flood.py").write_text(
         "def main(words):\n    for _ in range(100000):\n        print('x' * 80)\n    return 0\n"
     )
