@@ -16,11 +16,13 @@ PAPER = "https://example.org/paper"
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of this file are registered for its tests only; other tests look at the whole registry."""
     registry.load_builtins()
     monkeypatch.setattr(registry, "_blocks", dict(registry._blocks))
+    for cls in (Projects, Repeats, Adds):
+        yolo_attn.register(f"{cls.__name__}ForRows", paper=PAPER)(cls)
 
 
-@yolo_attn.register("ProjectsForRows", paper=PAPER)
 class Projects(nn.Module):
     def __init__(self, c1: int, c2: int, k: int = 1) -> None:
         super().__init__()
@@ -30,7 +32,6 @@ class Projects(nn.Module):
         return self.conv(x)
 
 
-@yolo_attn.register("RepeatsForRows", paper=PAPER)
 class Repeats(nn.Module):
     def __init__(self, c1: int, c2: int, n: int = 1) -> None:
         super().__init__()
@@ -40,7 +41,6 @@ class Repeats(nn.Module):
         return self.convs(x)
 
 
-@yolo_attn.register("AddsForRows", paper=PAPER)
 class Adds(nn.Module):
     def __init__(self, c1: list[int], c2: int | None = None) -> None:
         super().__init__()
@@ -50,7 +50,6 @@ class Adds(nn.Module):
         return sum(conv(x) for conv, x in zip(self.convs, xs, strict=True))
 
 
-registry_of_this_file = {k: registry._blocks[k] for k in ("ProjectsForRows", "RepeatsForRows", "AddsForRows")}
 SCALES = {"n": [0.33, 0.25, 1024], "m": [0.67, 0.75, 768], "x": [1.0, 1.25, 512]}
 
 
@@ -59,7 +58,6 @@ def parse(*rows: list, scale: str = "n") -> nn.Sequential:
 
     backbone = [[-1, 1, "Conv", [64, 3, 2]], *rows]
     d = {"nc": 3, "scales": SCALES, "scale": scale, "backbone": backbone, "head": [[[len(rows)], 1, "Detect", ["nc"]]]}
-    registry._blocks.update(registry_of_this_file)
     return tasks.parse_model(deepcopy(d), 3, verbose=False)[0]
 
 

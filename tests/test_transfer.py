@@ -345,7 +345,8 @@ def test_a_block_behind_another_row_is_another_block():
     assert new_rows(transfer(kept, source, verbose=False)) == ["SK"]
 
 
-def test_a_backbone_in_one_row(stock):
+def test_a_backbone_in_one_row(stock, monkeypatch):
+    monkeypatch.setattr(registry, "_blocks", dict(registry._blocks))
     cls = type("Backbone", (nn.Module,), {"__init__": _init_backbone, "forward": _run_backbone})
     cls.out_channels = staticmethod(lambda c1: (64, 128, 256))
     yolo_attn.register("BackboneForTransfer", paper="https://example.org")(cls)
