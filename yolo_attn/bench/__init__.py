@@ -16,6 +16,7 @@ from ..registry import suggest
 #: Sub-command -> (module:function, what it does).
 BENCHES = {
     "blocks": ("yolo_attn.bench.blocks:main", "operators: time, memory, distance from the machine's limit"),
+    "detect": ("yolo_attn.bench.detect:main", "whole models: does a block help? seeds, controls, intervals"),
     "models": ("yolo_attn.bench.models:main", "whole models: training step, inference, memory, ONNX"),
 }
 

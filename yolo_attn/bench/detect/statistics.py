@@ -1,0 +1,124 @@
+"""Paired differences over seeds, with intervals, from SciPy.
+
+The rule, fixed before any result: a model is *better* or *worse* than another where both 95 % intervals of the mean
+paired difference, Student's t and the bootstrap, leave zero out on the same side. Otherwise the two are *not
+distinguishable* with these seeds; `detectable` says how large a difference would have been found in four of five runs.
+With fewer than two pairs, or where seeds change nothing, there is no interval and no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+#: Metrics that `metric=` takes.
+METRICS = ("mAP50-95", "mAP50", "precision", "recall", "box mAP50-95", "box mAP50", "top1", "top5")
+BETTER, WORSE, SAME, NONE = "better", "worse", "not distinguishable", "no verdict"
+LEVEL, POWER, RESAMPLES = 0.95, 0.8, 9999
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Metrics of a task, the one that verdicts rest on first."""
+    if task == "classify":
+        return METRICS[6:]
+    return METRICS[:6] if task in ("segment", "pose") else METRICS[:4]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A model against another, seed by seed.
+
+    Attributes:
+        n: Pairs.
+        mean: Mean difference.
+        deviation: Standard deviation of the differences; None for fewer than two.
+        t: Lower and upper end of Student's t interval; None where there is none.
+        bootstrap: The same by the bootstrap (percentiles of means).
+        detectable: Smallest true difference that would have been found with a probability of 80 %.
+        verdict: better, worse, not distinguishable or no verdict.
+        why: Why there is no interval; empty where there is one.
+        differences: Seed -> difference.
+    """
+
+    n: int
+    mean: float | None
+    deviation: float | None = None
+    t: tuple[float, float] | None = None
+    bootstrap: tuple[float, float] | None = None
+    detectable: float | None = None
+    verdict: str = NONE
+    why: str = ""
+    differences: Mapping[int, float] | None = None
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired:
+    """Compare two models over the seeds that both have.
+
+    Args:
+        ours: Seed -> value.
+        theirs: Seed -> value of the other.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    differences = {s: ours[s] - theirs[s] for s in seeds}
+    values = list(differences.values())
+    n = len(values)
+    if not n:
+        return Paired(0, None, why="no seed is done in both", differences={})
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Paired(n, mean, why="one seed has no spread, so it tells nothing of chance", differences=differences)
+    import numpy as np
+    from scipy import stats
+
+    deviation = float(np.std(values, ddof=1))
+    if deviation == 0:
+        why = "all seeds give the same difference: the seed changes nothing in these cells"
+        return Paired(n, mean, 0.0, why=why, differences=differences)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    t = (mean - half, mean + half)
+    resampled = stats.bootstrap(
+        (np.asarray(values),),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    bootstrap = (float(resampled.low), float(resampled.high))
+    verdict = BETTER if min(t[0], bootstrap[0]) > 0 else WORSE if max(t[1], bootstrap[1]) < 0 else SAME
+    return Paired(n, mean, deviation, t, bootstrap, detectable(deviation, n), verdict, "", differences)
+
+
+def detectable(deviation: float, n: int) -> float:
+    """Smallest true difference that a paired t test at 5 % finds with a probability of 80 %.
+
+    Args:
+        deviation: Standard deviation of paired differences.
+        n: Pairs, at least 2.
+    """
+    from scipy import optimize, stats
+
+    critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
+
+    def power(effect: float) -> float:
+        shift = effect * math.sqrt(n)
+        return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+
+    high = 1.0
+    while power(high) < POWER:
+        high *= 2
+    return deviation * float(optimize.brentq(lambda effect: power(effect) - POWER, 1e-9, high))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean, and Student's 95 % interval of it; None for fewer than two values."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return mean, None
+    from scipy import stats
+
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, (mean - half, mean + half)
