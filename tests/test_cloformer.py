@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_attn.blocks.cloformer import AttnConv
-from yolo_attn.blocks.cloformer_cpu import attends_directly
+from yolo_attn.blocks.cloformer_cpu import TILE, attend, attends_directly
 
 
 def naive(module: AttnConv, x: torch.Tensor) -> torch.Tensor:
@@ -109,6 +110,75 @@ def test_cpu_form_has_the_output_and_gradients_of_the_parts(
     hook.remove()
     for name, direct in results[0].items():
         torch.testing.assert_close(direct, results[1][name], atol=1e-11, rtol=0, msg=name)
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operations called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+# Small logits; just bounded ones (up to 39); far beyond exp()'s range; huge in one factor only; values that would leave
+# float32's range if multiplied by exp(39).
+@pytest.mark.parametrize(
+    ("q_norm", "k_norm", "v_size", "tiled"),
+    [
+        (1.0, 1.0, 1.0, True),
+        (6.24, 6.24, 1.0, True),
+        (6.24, 6.24, 9e9, True),
+        (6.4, 6.4, 1.0, False),
+        (1e3, 1e3, 1.0, False),
+        (1e-3, 1e5, 1.0, False),
+        (1e30, 1e-30, 1.0, False),  # the squares overflow
+        (1e18, 1e18, 1.0, False),
+        (0.0, 0.0, 1.0, True),
+        (6.0, 6.0, 1e25, False),
+    ],
+)
+def test_attention_in_tiles_is_right_and_finite_at_any_size_of_logits(q_norm, k_norm, v_size, tiled) -> None:
+    torch.manual_seed(0)
+    n, m = 2500, 431  # neither a multiple of a tile's width
+    assert n * m > 4 * TILE
+    q, k = (F.normalize(torch.randn(1, 2, i, 2), dim=3).clamp(-1, 1) for i in (n, m))
+    k[:, :, :1] = -q[:, :, :1]  # the smallest logit there can be, too,
+    q[:, :, 1:2] = k[:, :, 1:2]  # and the largest
+    q, k, v = q * q_norm, k * k_norm, torch.randn(1, 2, m, 2).clamp(-1, 1) * v_size
+    with Calls() as calls:
+        y, log_sum = attend(q, k, v, 1.0)
+    assert ("_scaled_dot_product_flash_attention_for_cpu" in calls.names) is not tiled
+    if q_norm * k_norm < 1e30:
+        logits = q.double() @ k.double().transpose(2, 3)
+        want = logits.softmax(3) @ v.double()
+        torch.testing.assert_close(y.double() / v_size, want / v_size, atol=1e-5 * max(1, q_norm * k_norm / 40), rtol=0)
+        torch.testing.assert_close(log_sum.double(), logits.logsumexp(3), atol=1e-5, rtol=1e-5)
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0], ids=["tiles", "large logits"])
+def test_large_maps_have_the_output_and_gradients_of_the_parts(factor: float) -> None:
+    torch.manual_seed(0)
+    module = AttnConv(16, 4, (2, 2), window_size=2).double()
+    with torch.no_grad():
+        module.qkv.weight[-8:] *= factor
+        module.kv.weight *= factor
+    x, weight = (torch.randn(2, 16, 51, 47, dtype=torch.double) for _ in range(2))
+    results = []
+    for watched in (False, True):
+        if watched:
+            module.proj.register_forward_hook(lambda *_: None)
+        module.zero_grad()
+        x_i = x.clone().requires_grad_()
+        y = module(x_i)
+        y.backward(weight)
+        results.append({"y": y.detach(), "x": x_i.grad} | {k: p.grad.clone() for k, p in module.named_parameters()})
+    for name, direct in results[0].items():
+        torch.testing.assert_close(direct, results[1][name], atol=1e-9, rtol=1e-9, msg=name)
 
 
 def test_cpu_form_keeps_four_times_its_input() -> None:

@@ -9,6 +9,10 @@ With l = w * v of a local branch, w = tanh(z), z = W2 s + b2 (the scale is part 
 u = W1 p + b1, p = q * k:
 
     dv = dl * w,  dz = dl * v * (1 - w^2),  du = silu'(u) * W2' dz,  dp = W1' du,  dq = dp * k,  dk = dp * q
+
+Softmax attention subtracts each query's largest logit only to keep exp() within range. Logits are at most
+scale max|q| max|k| (Cauchy-Schwarz); where that is small, as it nearly always is, nothing needs to be subtracted and a
+tile of logits is one product, one exp() and another product, which also sums the weights (a value of ones).
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
 Weights = dict[str, Tensor]  # of the module, by name
 aten = torch.ops.aten
+TILE = 2**18  # logits at a time: 1 MiB, which stays in a core's cache
+LARGEST_LOGIT = 40.0  # exp(+-40) = 2e17, 4e-18: sums of their products with values stay far from float32's limits
+LARGEST_VALUE = 1e10
 
 
 def attends_directly(module: AttnConv, x: Tensor) -> bool:
@@ -77,8 +84,7 @@ def _forward(module: AttnConv, weights: Weights, x: Tensor) -> tuple[Tensor, lis
     kept = []
     if module.global_heads:
         kv = _linear(_rows(_pooled(module, x)), weights["kv.weight"].flatten(1), weights.get("kv.bias"))
-        q, k, v = _heads(module, projected[-1], kv)
-        y, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=module.scale)
+        y, log_sum = attend(*_heads(module, projected[-1], kv), module.scale)
         kept = [kv, y, log_sum]
         parts.append(y.transpose(1, 2).flatten(2))
     y = _sum_of_products(_shares(module, weights), parts)
@@ -103,6 +109,7 @@ def _backward(module: AttnConv, weights: Weights, x: Tensor, kept: list[Tensor],
     if module.global_heads:
         t, kv, y, log_sum = kept[-4:]
         q, k, v = _heads(module, t, kv)
+        y = y.transpose(1, 2).contiguous().transpose(1, 2)  # rows
         dy = _linear(g_rows, shares[-1].t()).unflatten(2, (module.global_heads, -1)).transpose(1, 2)
         d_qkv = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             dy, q, k, v, y, log_sum, 0.0, False, scale=module.scale
@@ -120,6 +127,46 @@ def _backward(module: AttnConv, weights: Weights, x: Tensor, kept: list[Tensor],
     dw["qkv.bias"] = torch.cat([dt.sum((0, 1)) for dt in d_projected])
     dw["proj.weight"], dw["proj.bias"] = torch.cat(d_shares, 1)[:, :, None, None], g_rows.sum((0, 1))
     return dx, dw
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention without the N x M weights, and the logarithms of the sums of exp(logits) for its backward pass.
+
+    Args:
+        q: Queries, (B, heads, N, d).
+        k: Keys, (B, heads, M, d).
+        v: Values, (B, heads, M, d).
+        scale: Positive factor on the logits.
+
+    Returns:
+        (B, heads, N, d), each in rows or each in maps, and (B, heads, N).
+    """
+    heads, (n, m, d) = q.shape[:2], (q.shape[2], *k.shape[2:])
+    # Smaller maps and wider heads gain nothing, and only plain tensors have values to look at.
+    if n * m > 4 * TILE and d <= 16 and all(type(t) is Tensor for t in (q, k, v)):
+        queries, keys = q.transpose(2, 3).contiguous(), (k * scale).contiguous()
+        # Bounds that are not a number are no bounds: the comparison is false then.
+        largest = queries.square().sum(2).amax() * keys.square().sum(3).amax()
+        if float(largest) <= LARGEST_LOGIT**2 and float(v.abs().amax()) <= LARGEST_VALUE:
+            values = torch.cat([v.transpose(2, 3), v.new_ones((*heads, 1, m))], 2)
+            y = _attend_in_tiles(queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1))
+            y, total = y.unflatten(0, heads).split((d, 1), 2)
+            return (y / total).transpose(2, 3), total.squeeze(2).log()
+    return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+
+
+def _attend_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Values times exp(k q), head by head: (heads, d, N), (heads, M, d), (heads, D, M) -> (heads, D, N)."""
+    (heads, _, n), m = q.shape, k.shape[1]
+    y = q.new_empty((heads, v.shape[1], n))
+    width = min(n, max(64, TILE // m // 64 * 64))
+    tile = q.new_empty((m, width))
+    for q_i, k_i, v_i, y_i in zip(q, k, v, y, strict=True):
+        for left in range(0, n, width):
+            some = slice(left, left + width)
+            logits = torch.mm(k_i, q_i[:, some], out=tile[:, : min(width, n - left)])
+            torch.mm(v_i, logits.exp_(), out=y_i[:, some])
+    return y
 
 
 def _local(module: AttnConv, weights: Weights, i: int, t: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
@@ -180,9 +227,11 @@ def _shares(module: AttnConv, weights: Weights) -> tuple[Tensor, ...]:
     return weights["proj.weight"].flatten(1).split(widths, 1)
 
 
-def _heads(module: AttnConv, q: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
+def _heads(module: AttnConv, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the global branch, head by head: (B, N, m), (B, M, 2m) -> three times (B, heads, N or M, d)."""
-    return tuple(t.unflatten(2, (module.global_heads, -1)).transpose(1, 2) for t in (q, *kv.chunk(2, 2)))
+    k, v = kv.chunk(2, 2)
+    q, k, v = (t.unflatten(2, (module.global_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return q, k, v
 
 
 def _pooled(module: AttnConv, x: Tensor) -> Tensor:
