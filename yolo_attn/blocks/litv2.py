@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..depthwise import untouched
 from ..layers import DropPath, LayerNorm2d
 from ..registry import register
 
@@ -135,6 +136,9 @@ class HiLo(nn.Module):
         if self.h_heads:
             parts.append(self.h_proj(self._hi_fi(h_qkv)[:, :, :height, :width]))
         if self.l_heads:
+            # Pooling is faster where channels lie side by side. With gradients the copy would be kept, hence not then.
+            if s > 1 and not torch.is_grad_enabled() and untouched(x):
+                x = x.contiguous(memory_format=torch.channels_last)
             # ceil_mode keeps the cells of an incomplete window and divides by how many there are.
             pooled = F.avg_pool2d(x, s, ceil_mode=True) if s > 1 else x
             parts.append(self.l_proj(self._lo_fi(l_q[:, :, :height, :width], self.l_kv(pooled))))
