@@ -178,7 +178,7 @@ class Trainee:
         torch.manual_seed(0)
         with quiet():
             model: Any = DetectionModel(name, verbose=False).to(conditions.device)
-            fused = copy.deepcopy(model).eval().fuse(verbose=False)
+        fused = folded(model)
         model.args = get_cfg()  # gains of the loss
         data = random_batch(batch, imgsz, int(model.yaml["nc"]), conditions.device)
         # A rate so small that the weights, and with them the loss's work, stay what they are.
@@ -319,34 +319,48 @@ def cost(model: nn.Module, imgsz: int) -> tuple[int, float]:
     return sum(p.numel() for p in model.parameters()), get_flops(model, imgsz)
 
 
+def folded(model: Any) -> Any:
+    """A copy as Ultralytics predicts with it: layers folded, eval mode."""
+    with quiet():
+        return copy.deepcopy(model).eval().fuse(verbose=False)
+
+
 def time_onnx(made: Mapping[str, Trainee], conditions: Conditions, repeats: int | None) -> dict[str, Spread]:
     """Export and time every model, each with the same number of threads."""
+    calls = {name: onnx_call(m.fused, m.image, conditions.threads) for name, m in made.items()}
+    return interleave(calls, repeats, SECONDS)
+
+
+def onnx_call(model: Any, image: torch.Tensor, threads: int) -> Callable[[], object]:
+    """Export a model; returns its prediction for an image, in ONNX Runtime on the CPU.
+
+    Args:
+        model: As `folded` makes it.
+        image: (1, 3, H, W).
+        threads: Of ONNX Runtime's operators.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = conditions.threads
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {}
-        for i, (name, m) in enumerate(made.items()):
-            path = export(m.fused, m.image, Path(folder, f"{i}.onnx"))
-            sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feeds = {name: {"images": m.image.cpu().numpy()} for name, m in made.items()}
-        calls = {name: partial(session.run, None, feeds[name]) for name, session in sessions.items()}
-        return interleave(calls, repeats, SECONDS)
+        content = export(model, image, Path(folder, "model.onnx")).read_bytes()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {"images": image.cpu().numpy()})
 
 
 def export(model: Any, image: torch.Tensor, path: Path) -> Path:
-    """Write a fused model as ONNX, the way Ultralytics' exporter sets it up."""
+    """Write a fused model of any task as ONNX, the way Ultralytics' exporter sets it up."""
     import inspect
     import logging
     import warnings
 
-    from ultralytics.nn.modules import C2f, Detect
+    from ultralytics.nn.modules import C2f, Classify, Detect, RTDETRDecoder
 
     model = copy.deepcopy(model).cpu().eval()
     for m in model.modules():
-        if isinstance(m, Detect):
+        if isinstance(m, Detect | RTDETRDecoder | Classify):
             vars(m).update(export=True, format="onnx", dynamic=False)
         elif isinstance(m, C2f):
             vars(m)["forward"] = m.forward_split  # without chunk
