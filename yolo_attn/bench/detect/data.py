@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from .plan import Dataset
 SAMPLES, SAMPLE_SIDE = 6, 320
 
 
-def read_dataset(word: str, task: str, folder: Path, taken: Iterable[str]) -> Dataset:
+def read_dataset(word: str, task: str, taken: Iterable[str] = ()) -> tuple[Dataset, list[str]]:
     """The dataset that a word means.
 
     Args:
         word: As for `data=`: a YAML's name or path, or a folder or name for classification.
         task: Of the models.
-        folder: Results folder, for pictures of the report; written only where it exists.
         taken: Names that are in use.
+
+    Returns:
+        The dataset, without pictures for the report, and the files of its val split.
 
     Raises:
         UsageError: There is none, it is empty, or its labels have classes that it does not name.
@@ -55,8 +58,7 @@ def read_dataset(word: str, task: str, folder: Path, taken: Iterable[str]) -> Da
                     objects[split][number] += 1
     if task != "classify" and not sum(objects["val"]):
         raise UsageError(f"data={word}: its val split has no labelled object, so nothing can be measured on it.")
-    samples = _samples(name, splits["val"], task, names, folder)
-    return Dataset(name, str(path), task, print_.hexdigest(), tuple(names), images, objects, tuple(samples))
+    return Dataset(name, str(path), task, print_.hexdigest(), tuple(names), images, objects), splits["val"]
 
 
 def _described(word: str) -> tuple[dict[str, list[str]], list[str], str]:
@@ -139,12 +141,22 @@ def _classes(text: str, file: Path) -> Iterable[int]:
                 raise UsageError(f"{file}: {line[:40]!r} is no label; a line is a class number and coordinates.") from e
 
 
-def _samples(name: str, files: list[str], task: str, names: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Small copies of some validation pictures, spread over all of them, with their true boxes in pixels."""
+def with_samples(dataset: Dataset, files: list[str], folder: Path) -> Dataset:
+    """The dataset with small copies of some validation pictures, spread over all of them, and their true boxes.
+
+    Args:
+        dataset: Of any task; classification and rotated boxes have no pictures.
+        files: Its val split.
+        folder: Results folder.
+    """
+    if dataset.task not in ("detect", "segment", "pose"):
+        return dataset
+    return replace(dataset, samples=tuple(_samples(dataset.name, files, dataset.task, folder)))
+
+
+def _samples(name: str, files: list[str], task: str, folder: Path) -> list[dict[str, Any]]:
     import cv2
 
-    if not folder.is_dir() or task not in ("detect", "segment", "pose"):
-        return []
     step = max(len(files) // SAMPLES, 1)
     found: list[dict[str, Any]] = []
     for file in files[::step][:SAMPLES]:

@@ -19,6 +19,16 @@ def _image_id(file: str) -> int | str:
     return int(stem) if stem.isnumeric() else stem
 
 
+def _size(file: str) -> tuple[int, int]:
+    """Width and height of an image as it is shown, from its header."""
+    from PIL import Image
+    from ultralytics.data.utils import exif_size
+
+    with Image.open(file) as image:
+        width, height = exif_size(image)
+    return width, height
+
+
 def by_size(validator: Any) -> dict[str, dict[str, float]]:
     """mAP50-95 and mAP50 of boxes, for small, medium and large objects, by COCO's definition.
 
@@ -40,7 +50,7 @@ def by_size(validator: Any) -> dict[str, dict[str, float]]:
         return {}
     annotations: list[dict[str, Any]] = []
     for number, label in enumerate(labels, 1):
-        height, width = label["shape"]
+        width, height = _size(label["im_file"])  # rectangular validation takes "shape" out of the labels
         for c, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             annotations.append(

@@ -14,9 +14,9 @@ from ...cli import UsageError
 from ...registry import suggest
 from ..conditions import at_least
 from . import executors
-from .data import read_dataset
+from .data import read_dataset, with_samples
 from .models import read_models, task
-from .plan import Plan, digest
+from .plan import Dataset, Plan, digest
 from .statistics import METRICS, metrics_of
 
 OWN = (
@@ -69,6 +69,8 @@ USAGE = """usage: yolo-attn bench detect models=MODEL,... data=DATA,... [key=val
   jobs      cells at a time; by default one for each GPU, or one
   device    cpu, or numbers of GPUs; by default all of them
   threads   CPU threads of a cell; by default the cores divided by jobs
+            executor=ray takes ray_address; executor=submitit takes slurm_partition, timeout_min, mem_gb and
+            submitit_cluster (slurm, or local to try it out); both take device=cpu for cells without a GPU
   out       results folder; by default runs/bench/detect-DATA-...
   keep      1 keeps the trained weights
   costs     0 leaves the measurement of latency out
@@ -183,7 +185,7 @@ def read_request(words: Sequence[str]) -> Request:
     Raises:
         UsageError: Something is wrong with it; nothing was trained, and no results were written.
     """
-    given, theirs = split_words(words, OWN)
+    given, theirs = split_words(words, (*OWN, *executors.words()))
     for key in ("models", "data"):
         if key not in given:
             raise UsageError(f"{key}=… is missing.\n{USAGE}")
@@ -197,6 +199,7 @@ def read_request(words: Sequence[str]) -> Request:
         "jobs": at_least(given, "jobs", None),
         "threads": at_least(given, "threads", None),
         "device": read_devices(given.get("device")),
+        **executors.read_words(name, given),
     }
     seeds = read_seeds(given.get("seeds", "5"))
     start, start_path = read_start(arguments.pop("pretrained", None))
@@ -209,15 +212,17 @@ def read_request(words: Sequence[str]) -> Request:
             f"There are: {', '.join(metrics_of(kind))}."
         )
     folder = Path(given["out"] if "out" in given else _folder(given["data"], arguments, start))
-    dry = switch(given, "dry", False)
+    dry, keep, costs = switch(given, "dry", False), switch(given, "keep", False), switch(given, "costs", True)
+    read: list[tuple[Dataset, list[str]]] = []
+    for word in _list(given["data"]):
+        read.append(read_dataset(word, kind, [d.name for d, _ in read]))
+    datasets = [d for d, _ in read]
     if not dry:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            datasets = [with_samples(d, files, folder) for d, files in read]
         except OSError as e:
             raise UsageError(f"out={folder}: {e.strerror}.") from e
-    datasets: list[Any] = []
-    for word in _list(given["data"]):
-        datasets.append(read_dataset(word, kind, folder, [d.name for d in datasets]))
     plan = Plan(
         command=f"yolo-attn bench detect {shlex.join(words)}",
         metric=metric,
@@ -228,16 +233,7 @@ def read_request(words: Sequence[str]) -> Request:
         datasets=tuple(datasets),
         versions=versions(),
     ).with_cells()
-    return Request(
-        plan,
-        folder,
-        name,
-        resources,
-        start_path,
-        switch(given, "keep", False),
-        switch(given, "costs", True),
-        dry,
-    )
+    return Request(plan, folder, name, resources, start_path, keep, costs, dry)
 
 
 def _list(value: str) -> list[str]:
