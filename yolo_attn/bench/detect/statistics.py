@@ -16,6 +16,8 @@ from dataclasses import dataclass
 METRICS = ("mAP50-95", "mAP50", "precision", "recall", "box mAP50-95", "box mAP50", "top1", "top5")
 BETTER, WORSE, SAME, NONE = "better", "worse", "not distinguishable", "no verdict"
 LEVEL, POWER, RESAMPLES = 0.95, 0.8, 9999
+#: Equal differences of scores differ by this much or less, from rounding.
+ROUNDING = 1e-12
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired:
     from scipy import stats
 
     deviation = float(np.std(values, ddof=1))
-    if deviation == 0:
+    if deviation < ROUNDING:
         why = "all seeds give the same difference: the seed changes nothing in these cells"
         return Paired(n, mean, 0.0, why=why, differences=differences)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
@@ -97,18 +99,12 @@ def detectable(deviation: float, n: int) -> float:
         deviation: Standard deviation of paired differences.
         n: Pairs, at least 2.
     """
-    from scipy import optimize, stats
+    from scipy import special, stats
 
     critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
-
-    def power(effect: float) -> float:
-        shift = effect * math.sqrt(n)
-        return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
-
-    high = 1.0
-    while power(high) < POWER:
-        high *= 2
-    return deviation * float(optimize.brentq(lambda effect: power(effect) - POWER, 1e-9, high))
+    # The noncentrality at which t is below the critical value with the remaining probability.
+    shift = special.nctdtrinc(n - 1, 1 - POWER, critical)
+    return deviation * float(shift) / math.sqrt(n)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
