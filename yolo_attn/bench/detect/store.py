@@ -3,12 +3,15 @@
     bench.json                        the plan
     cells/<id>/result.json            what came out; written once, complete or not at all
     cells/<id>/failed.json            why the last attempt failed
+    cells/<id>/lost.json              which attempt's machine is gone, as far as its executor knows, and why
     cells/<id>/attempt-<n>/           owner.json, log.txt, and what the training writes
 
 A runner owns a cell by making the folder of its next attempt: of several that try, in one process or on several
 machines, the file system lets one succeed. While it works it touches that folder. An attempt whose owner has ended
-without a result, or whose folder has not been touched for `STALE` seconds, is lost, and the next attempt may be made.
-Nothing is ever deleted to take a cell over, so no two can take it over at once.
+without a result, or whose folder has not been touched for `STALE` seconds, is lost, and the next attempt may be made;
+`QUIET` seconds are enough where an executor has given the attempt up. Being given up is not enough by itself: a machine
+that a cluster no longer hears of may still compute. Nothing is ever deleted to take a cell over, so no two can take it
+over at once, and an owner that comes back to find a later attempt than its own ends.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from .plan import Plan, digest
 
 #: Seconds between two signs of life, and after how many without one an attempt on another machine is lost.
 BEAT, STALE = 10.0, 180.0
+#: The same for an attempt that its executor has given up.
+QUIET = 45.0
 DONE, FAILED, RUNNING, LOST, TODO = "done", "failed", "running", "lost", "to do"
 MANIFEST = "bench.json"
 
@@ -67,7 +72,11 @@ def process_start(pid: int) -> str:
 
     try:
         process = psutil.Process(pid)
-        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        with contextlib.suppress(OSError, IndexError):  # ticks since boot: a time of day moves when the clock is set
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        return f"{process.create_time():.2f}"
     except psutil.Error:
         return ""
 
@@ -78,9 +87,10 @@ def here() -> dict[str, Any]:
 
 
 def _host() -> str:
-    """This machine until its next start."""
+    """This machine until its next start; where containers share its name, the one whose process numbers these are."""
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     return f"{socket.gethostname()} {platform.node()}"
 
 
@@ -92,7 +102,7 @@ class State:
         name: done, failed, running, lost or to do.
         attempt: Number of the last attempt; 0 for none.
         owner: Whose it is or was.
-        reason: Why it failed.
+        reason: Why it failed or was lost.
     """
 
     name: str
@@ -217,10 +227,18 @@ class Store:
             return State(FAILED, number, owner, str(failed.get("reason", "")))
         if (attempt / "released").exists():
             return State(TODO, number, owner)
-        return State(RUNNING if self._lives(attempt, owner) else LOST, number, owner)
+        given_up = _read(self.cell(id) / "lost.json") or {}
+        reason = str(given_up.get("reason", "")) if given_up.get("attempt") == number else ""
+        lives = self._lives(attempt, owner, QUIET if reason else STALE)
+        return State(RUNNING if lives else LOST, number, owner, "" if lives else reason)
 
-    def claim(self, id: str) -> Attempt | None:
-        """Own a cell that is to do, lost or failed; None where somebody else does or it is done."""
+    def claim(self, id: str, task: str = "") -> Attempt | None:
+        """Own a cell that is to do, lost or failed; None where somebody else does or it is done.
+
+        Args:
+            id: The cell's.
+            task: By what name the executor knows this attempt, for `attempt_of`.
+        """
         state = self.state(id)
         if state.name in (DONE, RUNNING):
             return None
@@ -230,7 +248,7 @@ class Store:
             path.mkdir()
         except FileExistsError:
             return None
-        write_json(path / "owner.json", here())
+        write_json(path / "owner.json", {**here(), "task": task})
         if self.result(id) is not None:  # finished between the two looks
             (path / "released").touch()
             return None
@@ -239,6 +257,22 @@ class Store:
     def fail(self, attempt: Attempt, reason: str) -> None:
         """Note why an attempt failed."""
         write_json(self.cell(attempt.id) / "failed.json", {"attempt": attempt.number, "reason": reason})
+
+    def attempt_of(self, id: str, task: str) -> Attempt | None:
+        """The last attempt at a cell, where it is an executor's task of that name."""
+        number = self._last(id)
+        path = self.cell(id) / f"attempt-{number}"
+        owner = _read(path / "owner.json")
+        return Attempt(path, id, number) if task and owner and owner.get("task") == task else None
+
+    def give_up(self, attempt: Attempt, reason: str) -> None:
+        """Note that an attempt's machine is gone as far as its executor knows: its silence is believed sooner."""
+        with contextlib.suppress(OSError):
+            write_json(self.cell(attempt.id) / "lost.json", {"attempt": attempt.number, "reason": reason})
+
+    def overtaken(self, attempt: Attempt) -> bool:
+        """Whether somebody took an attempt for lost and makes the next one."""
+        return (self.cell(attempt.id) / f"attempt-{attempt.number + 1}").exists()
 
     def release(self, attempt: Attempt) -> None:
         """Give a cell back undone."""
@@ -263,11 +297,11 @@ class Store:
             return max((int(m[1]) for name in names if (m := re.fullmatch(r"attempt-(\d+)", name))), default=0)
         return 0
 
-    def _lives(self, attempt: Path, owner: Mapping[str, Any] | None) -> bool:
+    def _lives(self, attempt: Path, owner: Mapping[str, Any] | None, silence: float) -> bool:
         if owner and owner.get("host") == _host():
             return process_start(int(owner["pid"])) == owner["start"]
         try:
-            return self._now() - attempt.stat().st_mtime < STALE
+            return self._now() - _touched(attempt) < silence
         except OSError:
             return False
 
@@ -282,6 +316,18 @@ class Store:
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
+
+
+def _touched(path: Path) -> float:
+    """When a folder was last touched. Opening it makes a network file system ask its server, which `stat` does not."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return path.stat().st_mtime
+    try:
+        return os.fstat(opened).st_mtime
+    finally:
+        os.close(opened)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -25,7 +25,12 @@ TAIL = 2000
 
 
 def work(
-    folder: str, id: str, job: Mapping[str, Any], environment: Mapping[str, str] | None = None, stop: Any = None
+    folder: str,
+    id: str,
+    job: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    stop: Any = None,
+    task: str = "",
 ) -> dict[str, Any]:
     """Do a cell, unless somebody else does.
 
@@ -34,7 +39,8 @@ def work(
         id: The cell's.
         job: What `cell.train` needs.
         environment: Additions to the process's environment.
-        stop: An event that ends the cell early.
+        stop: An event that ends the cell early. An exception, such as a signal handler's, does so as well.
+        task: By what name the executor knows this attempt.
 
     Returns:
         state: done, failed, taken (by somebody else, or done before), stopped or disk full; reason for the last ones.
@@ -44,14 +50,14 @@ def work(
     try:
         if store.free_bytes() < ROOM:
             return {"state": FULL, "reason": f"less than {ROOM >> 20} MiB are free in {folder}"}
-        attempt = store.claim(id)
+        attempt = store.claim(id, task)
         if attempt is None:
             return {"state": TAKEN}
         write_json(attempt.path / "job.json", dict(job))
-        code = _run(attempt, environment or {}, stop)
+        code = _run(store, attempt, environment or {}, stop)
         if code is None:
             store.release(attempt)
-            return {"state": STOPPED}
+            return {"state": TAKEN if store.overtaken(attempt) else STOPPED}
         outcome = _read(attempt.path / "outcome.json")
         if code == 0 and outcome is not None:
             store.publish(id, outcome)
@@ -68,10 +74,14 @@ def work(
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             return {"state": FULL, "reason": f"{folder}: {e.strerror}"}
         return {"state": FAILED, "reason": f"{type(e).__name__}: {e}"}
+    except BaseException:  # told to end; this process may live on, and the cell is not to be taken for running then
+        if attempt is not None:
+            store.release(attempt)
+        raise
 
 
-def _run(attempt: Attempt, environment: Mapping[str, str], stop: Any) -> int | None:
-    """The exit code of the cell's process; None where it was stopped."""
+def _run(store: Store, attempt: Attempt, environment: Mapping[str, str], stop: Any) -> int | None:
+    """The exit code of the cell's process; None where it was stopped or overtaken."""
     stop = stop or threading.Event()
     home = str(Path(__file__).resolve().parents[3])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -94,6 +104,8 @@ def _run(attempt: Attempt, environment: Mapping[str, str], stop: Any) -> int | N
                     return process.wait(timeout=0.5)
                 if time.monotonic() - last > BEAT:
                     last = time.monotonic()
+                    if store.overtaken(attempt):  # this machine slept, or its disk did
+                        return None
                     attempt.beat()
             return None
         finally:

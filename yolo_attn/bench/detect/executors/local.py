@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 from ..work import work
-from . import Task
+from . import Reader, Task
 
 
 class Local:
@@ -19,6 +19,8 @@ class Local:
         device: cpu, or numbers of GPUs with commas; None for all GPUs, or the CPU where there are none.
         threads: CPU threads of a cell; None divides the cores by the jobs.
     """
+
+    WORDS: ClassVar[dict[str, Reader]] = {}
 
     def __init__(self, jobs: int | None = None, device: str | None = None, threads: int | None = None) -> None:
         import torch
