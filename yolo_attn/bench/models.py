@@ -218,9 +218,18 @@ def random_batch(images: int, imgsz: int, classes: int, device: torch.device) ->
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the remarks that Ultralytics makes while it builds a model."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    """Without the remarks that Ultralytics makes while it builds a model; warnings stay."""
+    import logging
+
+    from ultralytics.utils import LOGGER
+
+    before = LOGGER.level
+    LOGGER.setLevel(max(before, logging.WARNING))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        LOGGER.setLevel(before)
 
 
 def peak_step(job: Mapping[str, Any], small: bool) -> Callable[[], object]:

@@ -27,9 +27,9 @@ def gather(store: Store) -> dict[str, Any]:
         store: The folder, with its plan.
 
     Returns:
-        command, metric, arguments, start, seeds, versions, machines, datasets, models: what was run; rows: a dataset and
-        a model each, with means, intervals, differences and costs; cells: one training each; counts: state -> number of
-        cells; warnings and summary: sentences.
+        command, metric, arguments, start, seeds, versions, machines, datasets, models: what was run; rows: a dataset
+        and a model each, with means, intervals, differences and costs; cells: one training each; counts: state ->
+        number of cells; costs: where latency was measured; warnings and summary: sentences.
 
     Raises:
         FileNotFoundError: There is no plan.

@@ -86,39 +86,28 @@ def _overview(results: Results) -> Iterator[str]:
     if not rows:
         yield "Only the stock model was run, so there is nothing to compare."
         return
-    compared = [r for r in rows if judged(r, "vs_stock")]
-    if not compared:
+    if not any(judged(r, "vs_stock") for r in rows):
         if len(results["seeds"]) < 2:
             yield (
-                f"There is no verdict with {plural(len(results['seeds']), 'seed')}: another seed alone changes the score, "
-                "and one training cannot tell that from what a block does."
+                f"There is no verdict with {plural(len(results['seeds']), 'seed')}: another seed alone changes a score, and "
+                "one training cannot tell that from what a block does."
             )
         else:
-            yield "There is no verdict yet: no candidate has two usable seeds in common with the stock model."
+            yield "There is no verdict: no candidate has two usable seeds in common with the stock model."
         return
-    yield f"{_tally(results, compared, 'vs_stock')} the stock model."
-    controlled = [r for r in rows if judged(r, "vs_control")]
-    if controlled:
-        yield f"{_tally(results, controlled, 'vs_control')} a stock model enlarged to the same cost."
-    best = [_called(results, r) for r in rows if helps(results, r)]
+    yield f"Against the stock model: {_tally(rows, 'vs_stock')}."
+    if any(judged(r, "vs_control") for r in rows):
+        yield f"Against a stock model enlarged to the same cost: {_tally(rows, 'vs_control')}."
+    several = len(results["datasets"]) > 1
+    best = [f"{r['model']} on {r['data']}" if several else r["model"] for r in rows if helps(results, r)]
     yield f"Shown to be better at equal cost: {listed(best) if best else 'none'}."
 
 
-def _called(results: Results, row: Row) -> str:
-    """A candidate, with its dataset where there are several."""
-    return f"{row['model']} on {row['data']}" if len(results["datasets"]) > 1 else row["model"]
-
-
-def _tally(results: Results, rows: Sequence[Row], key: str) -> str:
-    """How many candidates got which verdict."""
-    verdicts = [r[key]["verdict"] for r in rows]
-    counts = {v: verdicts.count(v) for v in (BETTER, WORSE, SAME)}
-    what = "candidate" if len(results["datasets"]) == 1 else "pair" if len(rows) == 1 else "pairs"
-    what = plural(len(rows), "candidate") if what == "candidate" else f"{len(rows)} {what} of candidate and dataset"
-    return (
-        f"Of {what}, {counts[BETTER]} {'is' if counts[BETTER] == 1 else 'are'} better than, "
-        f"{counts[WORSE]} worse than and {counts[SAME]} not distinguishable from"
-    )
+def _tally(rows: Sequence[Row], key: str) -> str:
+    """How many comparisons got which verdict."""
+    verdicts = [r[key]["verdict"] for r in rows if judged(r, key)]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in (BETTER, WORSE, SAME))
+    return f"{counts}, of {plural(len(verdicts), 'comparison')}"
 
 
 def _on_dataset(results: Results, data: str) -> Iterator[str]:
@@ -126,51 +115,53 @@ def _on_dataset(results: Results, data: str) -> Iterator[str]:
     metric, stock = results["metric"], stock_row(results, data)
     found = stock["metrics"].get(metric)
     if found is None:
-        yield f"{data}: no cell of the stock model {stock['model']} is done, so nothing is compared."
+        yield f"On {data} no cell of the stock model {stock['model']} is done, so nothing is compared."
         return
     interval = found["interval"]
     spread = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-    yield f"{data}: the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({_seeds(stock)}{spread})."
+    seeds = plural(len(found["values"]), "seed")
+    yield f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}{spread})."
+    several = len(results["datasets"]) > 1
     for row in candidates(results):
         if row["data"] == data:
-            yield _candidate(results, row, stock)
+            name = f"{data}, {row['model']}" if several else row["model"]
+            yield from (f"{name} {text}" for text in _candidate(results, row, stock))
 
 
-def _seeds(row: Row) -> str:
-    return plural(row["n"], "seed")
-
-
-def _candidate(results: Results, row: Row, stock: Row) -> str:
-    """Everything about one candidate on one dataset."""
-    name = f"{row['data']}, {row['model']}"
+def _candidate(results: Results, row: Row, stock: Row) -> Iterator[str]:
+    """Predicates about one candidate on one dataset."""
     if results["metric"] not in row["metrics"]:
-        return f"{name}: no cell is done{', ' + plural(row['failed'], 'cell') + ' failed' if row['failed'] else ''}."
-    parts = [f"{name} against stock: {_difference(row['vs_stock'])}."]
+        failed = f"; {plural(row['failed'], 'cell')} failed" if row["failed"] else ""
+        yield f"has no cell that is done{failed}."
+        return
+    yield f"against stock: {_difference(row['vs_stock'])}"
     if row["vs_control"]:
-        parts.append(f"Against {row['control']}, a stock model of the same cost: {_difference(row['vs_control'])}.")
-        parts += _both(row)
-    elif extra_gflops(results, row) <= MATCH:
-        parts.append("It costs no more GFLOPs than stock, so that comparison is one of equal cost.")
-    else:
-        parts.append("No cost control was run, so what its cost alone brings is unknown.")
-    parts.append(_cost(results, row, stock))
-    return " ".join(parts)
+        text = f"against {row['control']}, a stock model of the same cost: {_difference(row['vs_control'])}"
+        yield " ".join([text, *_both(row)])
+    cost = _cost(results, row, stock)
+    if not row["control"]:
+        cost += (
+            " The comparison with stock is one of equal cost."
+            if extra_gflops(results, row) <= MATCH
+            else " No cost control was run, so what that cost alone brings is unknown."
+        )
+    yield cost
 
 
 def _difference(found: Mapping[str, Any]) -> str:
     """A paired difference in words."""
     if not found["n"]:
-        return f"no comparison, for {found['why']}"
-    mean = f"{signed(found['mean'])} on average over {plural(found['n'], 'seed')}"
+        return f"no comparison; {found['why']}."
+    seeds = plural(found["n"], "seed")
     if found["verdict"] == NONE:
-        return f"{mean if found['n'] > 1 else signed(found['mean']) + ' with the one seed'}; no verdict, for {found['why']}"
+        return f"{signed(found['mean'])} ({seeds}), no verdict; {found['why']}."
     low, high = found["t"]
-    text = f"{mean}, 95 % interval {signed(low)} to {signed(high)}: {found['verdict']}"
+    text = f"{signed(found['mean'])} (95 % interval {signed(low)} to {signed(high)}, {seeds}), {found['verdict']}."
     if found["verdict"] == SAME and (low > 0 or high < 0):
-        text += (
-            f", since the bootstrap's interval, {' to '.join(signed(v) for v in found['bootstrap'])}, has zero in it"
-        )
-    return f"{text} (a true difference of {size(found['detectable'])} would have been found in four runs of five)"
+        ends = " to ".join(signed(v) for v in found["bootstrap"])
+        text += f" The interval of the bootstrap, {ends}, has zero in it."
+    missed = "; smaller ones are easily missed" if found["verdict"] == SAME else ""
+    return f"{text} Four of five such runs would find a true difference of {size(found['detectable'])}{missed}."
 
 
 def _both(row: Row) -> Iterator[str]:
@@ -179,37 +170,36 @@ def _both(row: Row) -> Iterator[str]:
         return
     stock, control = row["vs_stock"]["verdict"], row["vs_control"]["verdict"]
     if stock == control == BETTER:
-        yield "So the gain is more than its cost explains."
+        yield "So the gain is more than the cost explains."
     elif stock == BETTER:
         yield "So the gain over stock may come from the cost alone."
     elif control == WORSE and stock != WORSE:
-        yield "So the same cost is better spent on more of the stock model."
+        yield "So that cost is better spent on a larger stock model."
 
 
 def _cost(results: Results, row: Row, stock: Row) -> str:
     """GFLOPs and latency against the stock model's."""
-    text = f"It has {extra_gflops(results, row):+.1%} GFLOPs"
+    share = extra_gflops(results, row)
+    text = f"has {abs(share):.1%} {'more' if share >= 0 else 'fewer'} GFLOPs than stock".replace("%", " %")
     ours, theirs = row["cost"], stock["cost"]
-    for key, what in (("latency", "an image on the CPU"), ("onnx", "an image in ONNX Runtime")):
+    for key, what in (("latency", "on the CPU"), ("onnx", "in ONNX Runtime")):
         if ours[f"{key}_ms"] is not None and theirs[f"{key}_ms"] is not None:
-            text += f"; {what} takes {ours[f'{key}_ms']:.1f} ms instead of {theirs[f'{key}_ms']:.1f} ms"
+            text += f"; an image {what} takes {ours[f'{key}_ms']:.1f} ms instead of {theirs[f'{key}_ms']:.1f} ms"
             if ours[f"{key}_p10"] <= theirs[f"{key}_p90"] and theirs[f"{key}_p10"] <= ours[f"{key}_p90"]:
-                text += " (not apart: their ranges overlap)"
+                text += " (no clear difference: the ranges overlap)"
     return text + "."
 
 
 def _chance(results: Results) -> Iterator[str]:
     """How many verdicts chance alone would give."""
     rows = candidates(results)
-    n = sum(judged(r, key) for r in rows for key in ("vs_stock", "vs_control"))
-    if not n:
-        return
-    found = sum(judged(r, k) and r[k]["verdict"] in (BETTER, WORSE) for r in rows for k in ("vs_stock", "vs_control"))
-    share = 1 - LEVEL
-    yield (
-        f"{plural(n, 'comparison')} gave {found} times better or worse. Were all models equally good, chance alone would "
-        f"still give about {n * share:.2g} ({share:.0%} of them)."
-    )
+    verdicts = [r[key]["verdict"] for r in rows for key in ("vs_stock", "vs_control") if judged(r, key)]
+    if verdicts:
+        n, found, share = len(verdicts), sum(v != SAME for v in verdicts), 1 - LEVEL
+        yield (
+            f"{plural(n, 'comparison')} gave {plural(found, 'verdict')} of better or worse. If all models were equally "
+            f"good, chance alone would give about {n * share:.2g} ({100 * share:.0f} % of them)."
+        )
 
 
 def warnings(results: Results) -> list[str]:
@@ -226,25 +216,26 @@ def _incomplete(results: Results) -> Iterator[str]:
     done, failed = counts.get(DONE, 0), counts.get(FAILED, 0)
     if done + failed < total:
         rest = listed([f"{n} {state}" for state, n in counts.items() if state not in (DONE, FAILED)])
-        yield f"{done} of {total} cells are done, {rest}: the numbers are those of an unfinished run."
+        yield f"{done} of {total} cells are done, {rest}: these are the numbers of an unfinished run."
     for row in results["rows"]:
         if row["failed"]:
             bad = [c for c in _cells(results, row["data"], row["model"]) if c["state"] == FAILED]
-            seeds = f"seed{'s' * (len(bad) != 1)} {listed([c['seed'] for c in bad])}"
+            seeds, reason = _named([c["seed"] for c in bad]), bad[0]["reason"] or "no reason is known"
             yield (
-                f"{row['model']} on {row['data']}: {plural(len(bad), 'cell')} of {row['n'] + len(bad)} failed ({seeds}): "
-                f"{bad[0]['reason'] or 'no reason is known'}. The same command tries failed cells again."
+                f"{row['model']} on {row['data']}: {plural(len(bad), 'cell')} failed ({seeds}): {reason}. "
+                "The same command tries failed cells again."
             )
     for cell in results["cells"]:
+        name = f"{cell['model']} on {cell['data']}, seed {cell['seed']}"
         lost = [metric for metric, value in cell["values"].items() if value is None]
         if lost:
-            yield f"{_name(cell)}: {listed(lost)} came out as no number and is left out."
+            yield f"{name}: {listed(lost)} came out as no number, and is left out."
         elif cell["state"] == DONE and results["metric"] not in cell["values"]:
-            yield f"{_name(cell)}: has no {results['metric']}, which the verdicts rest on."
+            yield f"{name}: there is no {results['metric']}, on which the verdicts rest."
 
 
-def _name(cell: Mapping[str, Any]) -> str:
-    return f"{cell['model']} on {cell['data']}, seed {cell['seed']}"
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) != 1)} {listed(seeds)}"
 
 
 def _cells(results: Results, data: str, model: str = "") -> list[Mapping[str, Any]]:
@@ -255,25 +246,24 @@ def _few_seeds(results: Results) -> Iterator[str]:
     n = len(results["seeds"])
     if n < 2:
         yield (
-            f"{'No seed was' if not n else 'One seed was'} run, so there is no interval and no verdict: chance cannot be "
-            "told from effect. seeds=5 gives both; cells that are done count."
+            f"{'One seed' if n else 'No seed'} was run, so there is no interval and no verdict: chance cannot be told "
+            "from effect. seeds=5 gives both; cells that are done are not run again."
         )
 
 
 def _machines(results: Results) -> Iterator[str]:
     if len(results["machines"]) < 2:
         return
-    devices = [f"{m.get('device')} with {plural(m.get('threads', 0), 'thread')}" for m in results["machines"]]
+    names = [f"{m.get('device')} with {plural(m.get('threads') or 0, 'thread')}" for m in results["machines"]]
     kinds = {(c["data"], c["seed"], str(sorted(c["machine"].items()))) for c in results["cells"] if c["machine"]}
-    pairs = [(data, seed) for data, seed, _ in kinds]
-    mixed = len({p for p in pairs if pairs.count(p) > 1})
-    text = f"The cells ran on different machines ({listed(list(dict.fromkeys(devices)))})"
+    groups = [(data, seed) for data, seed, _ in kinds]
+    mixed = len({g for g in groups if groups.count(g) > 1})
+    text = f"Cells ran on {len(names)} kinds of machine ({listed(list(dict.fromkeys(names)))}). "
     if mixed:
-        text += f", in {mixed} of {len(set(pairs))} groups of cells that are compared with one another; "
-        text += "part of a difference may be the machines', and training times do not compare"
+        text += f"In {mixed} of {len(set(groups))} seeds, those that are compared with one another did: "
+        yield text + "part of a difference may be the machines', and training times do not compare."
     else:
-        text += ", but those that are compared with one another ran on the same; training times are means over all"
-    yield text + "."
+        yield text + "Those that are compared with one another ran on one kind; training times are means over all."
 
 
 def _orders(results: Results, data: str) -> Iterator[str]:
@@ -282,9 +272,8 @@ def _orders(results: Results, data: str) -> Iterator[str]:
     bad = [s for s in results["seeds"] if len({c["order"] for c in noted if c["seed"] == s}) > 1]
     if bad:
         yield (
-            f"{data}: the models saw the training images in different order or with different augmentation in "
-            f"seed{'s' * (len(bad) != 1)} {listed(bad)}. Those differences are not paired by their data: the intervals "
-            "hold, but they are wider than they need be."
+            f"{data}: with {_named(bad)}, the models saw other training images, in other order or otherwise augmented. "
+            "Those differences are not paired by their data: the intervals hold, but are wider than they need be."
         )
 
 
@@ -296,8 +285,8 @@ def _same_seeds(results: Results, data: str) -> Iterator[str]:
             continue
         if len(set(found["values"].values())) == 1:
             yield (
-                f"{row['model']} on {data}: all {len(found['values'])} seeds give {results['metric']} "
-                f"{found['mean']:.3f} exactly. The seed changes nothing there, so its spread tells nothing of chance."
+                f"{row['model']} on {data}: all {len(found['values'])} seeds give exactly the same "
+                f"{results['metric']}, {found['mean']:.3f}. The seed changes nothing there, so the spread tells nothing of chance."
             )
 
 
@@ -309,20 +298,17 @@ def _controls(results: Results, data: str) -> Iterator[str]:
             off = gflops[row["control"]] / gflops[row["model"]] - 1
             if abs(off) > MATCH:
                 yield (
-                    f"{data}: the cost control {row['control']} has {abs(off):.1%} {'more' if off > 0 else 'fewer'} GFLOPs "
-                    f"than {row['model']}; nothing closer was found."
+                    f"{data}: the cost control {row['control']} has {100 * abs(off):.1f} % "
+                    f"{'more' if off > 0 else 'fewer'} GFLOPs than {row['model']}; nothing closer was found."
                 )
 
 
 def _scores(results: Results, data: str) -> Iterator[str]:
     """A dataset on which nothing was learned."""
-    means = [
-        r["metrics"][results["metric"]]["mean"]
-        for r in results["rows"]
-        if r["data"] == data and r["metrics"].get(results["metric"])
-    ]
-    if means and max(means) < NEAR_ZERO:
+    metric = results["metric"]
+    found = [r["metrics"][metric]["mean"] for r in results["rows"] if r["data"] == data and metric in r["metrics"]]
+    if found and max(found) < NEAR_ZERO:
         yield (
-            f"{data}: no model reaches {results['metric']} {NEAR_ZERO}. That is too little learned to compare anything; "
-            "train longer, or start from pretrained weights."
+            f"{data}: no model reaches {metric} {NEAR_ZERO}. Too little was learned to compare anything; train longer, "
+            "or start from pretrained weights."
         )

@@ -140,7 +140,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with so many decimals, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _main_table(results: Results, rows: Sequence[Row]) -> list[str]:
@@ -154,7 +154,7 @@ def _main_table(results: Results, rows: Sequence[Row]) -> list[str]:
         failed = f" ({r['failed']} failed)" if r["failed"] else ""
         line = [code(r["model"]), r["role"], f"{r['n']}{failed}"]
         found = r["metrics"].get(metric)
-        line.append(f"{found['mean']:.3f}{_interval(found['interval'], number)}" if found else "–")
+        line.append(f"{found['mean']:.3f}{_interval(found['interval'], number)}" if found else "-")
         line += [number(r["metrics"][m]["mean"] if m in r["metrics"] else None) for m in others]
         for other in ("vs_stock", "vs_control"):
             line += _versus_words(r[other], r["role"] == STOCK)
@@ -174,7 +174,7 @@ def _interval(interval: Sequence[float] | None, show: Any) -> str:
 def _versus_words(found: Mapping[str, Any] | None, stock: bool) -> list[str]:
     """A difference with its interval, and the verdict."""
     if found is None or found["mean"] is None:
-        return ["", ""] if stock or found is None else ["–", NONE]
+        return ["", ""] if stock or found is None else ["-", NONE]
     return [f"{signed(found['mean'])}{_interval(found['t'], signed)}", found["verdict"]]
 
 
@@ -195,8 +195,8 @@ def _costs_table(results: Results, rows: Sequence[Row]) -> list[str]:
     if setup:
         runtime = f", ONNX Runtime {setup['onnxruntime']}" if "onnxruntime" in setup else ""
         text = (
-            f"Parameters and GFLOPs for this dataset's classes. Latency: one image of {setup.get('imgsz')} pixels, median "
-            f"(p10 to p90), models in turn, layers folded, {plural(setup.get('threads', 1), 'thread')} of "
+            f"Parameters and GFLOPs for this dataset's classes. Latency: one image of {setup.get('imgsz')} pixels, "
+            f"median (p10 to p90), models in turn, layers folded, {plural(setup.get('threads', 1), 'thread')} of "
             f"{escaped(setup.get('device'))}, PyTorch {escaped(setup.get('torch'))}{escaped(runtime)}."
         )
     return [*table(header, lines), "", text, ""]
@@ -223,11 +223,13 @@ def _how_to_read(results: Results) -> Iterator[str]:
     yield from (
         "## How to read this",
         "",
-        f"- Verdicts rest on {escaped(results['metric'])}. A difference is the mean over seeds of a model's score minus the "
-        "other's with the same seed, the same images in the same order and the same starting weights.",
-        "- *better* and *worse*: both 95 % intervals of that mean, Student's t (shown) and the bootstrap (in results.csv), "
-        "leave zero out. Otherwise *not distinguishable*, which says what these seeds can show, not that there is nothing.",
-        "- A cost control is the stock model enlarged to the candidate's GFLOPs: what the same cost gives without the block.",
+        f"- Verdicts rest on {escaped(results['metric'])}. A difference is the mean over seeds of a model's score minus "
+        "the other's with the same seed, the same images in the same order and the same starting weights.",
+        "- *better* and *worse*: both 95 % intervals of that mean, Student's t (shown) and the bootstrap (in "
+        "results.csv), leave zero out. Otherwise *not distinguishable*, which says what these seeds can show, not that "
+        "there is nothing.",
+        "- A cost control is the stock model enlarged to the candidate's GFLOPs: what the same cost gives without the "
+        "block.",
         "",
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ....cli import UsageError
 from .. import costs
+from ..plan import Plan
 from ..results import gather
 from ..store import RUNNING, Store
 
@@ -33,19 +34,25 @@ def write_report(store: Store, measure_costs: bool = True) -> str:
 
     plan = store.read_plan()
     try:
-        if measure_costs and plan.cells and costs.read(store, plan) is None:
-            if not any(store.state(c.id).name == RUNNING for c in plan.cells):
-                print(f"measuring the latency of {len(plan.models)} models (costs=0 leaves it out)", file=sys.stderr)
-                costs.costs(store, plan)
+        if measure_costs:
+            _measure(store, plan)
         results = gather(store)
         pictures = _draw(results, store.folder)
-        written = [*tables.write(results, store.folder, pictures), *_page(results, store.folder)]
+        written = [*_page(results, store.folder), *tables.write(results, store.folder, pictures), *pictures]
     except OSError as e:
-        raise UsageError(f"the report could not be written: {e.filename or store.folder}: {e.strerror or e}.") from e
+        raise UsageError(f"{e.filename or store.folder}: {e.strerror or e}; the report is not complete.") from e
     lines = ["", *results["summary"]]
     if results["warnings"]:
         lines += ["", *(f"note: {w}" for w in results["warnings"])]
     return "\n".join([*lines, "", *(str(path) for path in written)])
+
+
+def _measure(store: Store, plan: Plan) -> None:
+    """Measure costs, unless that is done or cells are running, which would slow them and be slowed."""
+    if not plan.cells or costs.read(store, plan) or any(store.state(c.id).name == RUNNING for c in plan.cells):
+        return
+    print(f"measuring latency of {len(plan.models)} models; costs=0 leaves it out", file=sys.stderr)
+    costs.costs(store, plan)
 
 
 def _draw(results: dict[str, Any], folder: Path) -> list[Path]:
