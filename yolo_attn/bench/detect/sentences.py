@@ -88,9 +88,10 @@ def _overview(results: Results) -> Iterator[str]:
         return
     if not any(judged(r, "vs_stock") for r in rows):
         if len(results["seeds"]) < 2:
+            seeds = plural(len(results["seeds"]), "seed")
             yield (
-                f"There is no verdict with {plural(len(results['seeds']), 'seed')}: another seed alone changes a score, and "
-                "one training cannot tell that from what a block does."
+                f"There is no verdict with {seeds}: another seed alone changes a score, "
+                "and one training cannot tell that from what a block does."
             )
         else:
             yield "There is no verdict: no candidate has two usable seeds in common with the stock model."
@@ -286,7 +287,8 @@ def _same_seeds(results: Results, data: str) -> Iterator[str]:
         if len(set(found["values"].values())) == 1:
             yield (
                 f"{row['model']} on {data}: all {len(found['values'])} seeds give exactly the same "
-                f"{results['metric']}, {found['mean']:.3f}. The seed changes nothing there, so the spread tells nothing of chance."
+                f"{results['metric']}, {found['mean']:.3f}. The seed changes nothing there, so the spread tells "
+                "nothing of chance."
             )
 
 

@@ -223,8 +223,8 @@ def _how_to_read(results: Results) -> Iterator[str]:
     yield from (
         "## How to read this",
         "",
-        f"- Verdicts rest on {escaped(results['metric'])}. A difference is the mean over seeds of a model's score minus "
-        "the other's with the same seed, the same images in the same order and the same starting weights.",
+        f"- Verdicts rest on {escaped(results['metric'])}. A difference is the mean over seeds of one score minus the "
+        "other's with the same seed, the same images in the same order and the same starting weights.",
         "- *better* and *worse*: both 95 % intervals of that mean, Student's t (shown) and the bootstrap (in "
         "results.csv), leave zero out. Otherwise *not distinguishable*, which says what these seeds can show, not that "
         "there is nothing.",

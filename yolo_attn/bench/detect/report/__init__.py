@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -51,8 +52,9 @@ def _measure(store: Store, plan: Plan) -> None:
     """Measure costs, unless that is done or cells are running, which would slow them and be slowed."""
     if not plan.cells or costs.read(store, plan) or any(store.state(c.id).name == RUNNING for c in plan.cells):
         return
-    print(f"measuring latency of {len(plan.models)} models; costs=0 leaves it out", file=sys.stderr)
-    costs.costs(store, plan)
+    print(f"measuring latency of {len(plan.models)} models; Ctrl+C or costs=0 leaves it out", file=sys.stderr)
+    with contextlib.suppress(KeyboardInterrupt):
+        costs.costs(store, plan)
 
 
 def _draw(results: dict[str, Any], folder: Path) -> list[Path]:
