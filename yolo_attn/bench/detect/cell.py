@@ -34,6 +34,11 @@ def main() -> int:
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
+    if job["device"] != "cpu" and torch.cuda.is_available():
+        # Older releases of Ultralytics set CUDA_VISIBLE_DEVICES to the number of a device, and so leave the GPU that an
+        # executor chose for another cell's. CUDA reads it once.
+        torch.cuda.init()
+        torch.cuda.device_count()
     from .store import write_json
 
     try:

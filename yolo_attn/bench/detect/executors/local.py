@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import Any, ClassVar
 
+from ....cli import UsageError
 from ..work import work
 from . import Reader, Task
 
@@ -18,6 +19,9 @@ class Local:
         jobs: Cells at a time; None for one on each GPU, or one on a machine without.
         device: cpu, or numbers of GPUs with commas; None for all GPUs, or the CPU where there are none.
         threads: CPU threads of a cell; None divides the cores by the jobs.
+
+    Raises:
+        UsageError: There is no such GPU.
     """
 
     WORDS: ClassVar[dict[str, Reader]] = {}
@@ -28,6 +32,9 @@ class Local:
         if device is None:
             device = ",".join(map(str, range(torch.cuda.device_count()))) or "cpu"
         devices = device.split(",")
+        beyond = [d for d in devices if d != "cpu" and int(d) >= torch.cuda.device_count()]
+        if beyond:
+            raise UsageError(f"device={device}: there are {torch.cuda.device_count()} GPUs here, counted from 0.")
         self.slots = jobs or len(devices)
         self.threads = threads or max((os.cpu_count() or 1) // self.slots, 1)
         self._devices: queue.Queue[str] = queue.Queue()
@@ -46,8 +53,10 @@ class Local:
     def _do(self, task: Task) -> None:
         device = self._devices.get()
         try:
-            job = {**task.job, "device": device, "threads": self.threads}
             environment = {"OMP_NUM_THREADS": str(self.threads)}
+            if device != "cpu":  # a cell sees one GPU, whose number there is 0, as on a cluster
+                environment["CUDA_VISIBLE_DEVICES"] = _name(device)
+            job = {**task.job, "device": "cpu" if device == "cpu" else "0", "threads": self.threads}
             found = work(task.folder, task.id, job, environment, self._stop)
         except Exception as e:  # a cell that is never reported would be waited for forever
             found = {"state": "failed", "reason": f"{type(e).__name__}: {e}"}
@@ -72,3 +81,9 @@ class Local:
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=15)
+
+
+def _name(device: str) -> str:
+    """What CUDA_VISIBLE_DEVICES calls a GPU of this process; it may itself see some GPUs only."""
+    seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return seen[int(device)] if int(device) < len(seen) else device
