@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -80,7 +81,7 @@ def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
 
 def test_more_seeds_detect_less_and_any_number_of_them_is_known() -> None:
     found = [detectable(1.0, n) for n in range(2, 1001)]
-    assert all(a > b > 0 for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(found))
 
 
 def test_chance_alone_gives_a_verdict_in_one_of_twenty() -> None:
@@ -486,11 +487,19 @@ def test_a_report_is_written_of_whatever_there_is(folder: str, tmp_path: Path) -
         tmp_path, plan, lambda c: None if folder == "unfinished" and c.seed > c.model.count("o") else {}
     )
     text = report.write_report(store, measure_costs=False)
-    for name in ("report.md", "results.csv", "cells.csv"):
+    for name in ("report.html", "report.md", "results.csv", "cells.csv"):
         assert str(tmp_path / name) in text
         assert (tmp_path / name).stat().st_size
     assert not (tmp_path / costs.FILE).exists()
     assert all(line in text for line in gather(store)["summary"])
+
+
+def test_a_missing_package_is_told_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "NEEDED", ("scipy", "no_such_package"))
+    assert cli.main(["bench", "detect", "models=yolov8n", "data=shapes.yaml"]) == 2
+    assert "bench detect needs no_such_package: pip install 'yolo-attn[bench]'" in capsys.readouterr().err
 
 
 def test_costs_wait_for_running_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,7 +538,7 @@ def running_folder(folder: Path) -> tuple[Store, Plan]:
 
 
 def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store, _ = running_folder(tmp_path)
+    running_folder(tmp_path)
     assert cli.main(["bench", "status", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "4 of 12 cells done, 1 running, 1 failed, 1 lost, 5 to do" in text

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..table import write_csv
 from .plan import STOCK
@@ -113,7 +114,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         lines += [f"## {escaped(data['name'])}", "", *_main_table(results, rows), ""]
         lines += _costs_table(results, rows)
         lines += _parts_table(results, rows)
-    lines += [line for name in pictures for line in (f"![{escaped(Path(name).stem)}]({name})", "")]
+    lines += [line for name in pictures for line in (f"![{escaped(Path(name).stem)}]({quote(name)})", "")]
     lines += _how_to_read(results)
     lines += _what_ran(results)
     return "\n".join(lines).rstrip() + "\n"

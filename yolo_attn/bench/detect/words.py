@@ -17,6 +17,7 @@ from . import executors
 from .data import read_dataset, with_samples
 from .models import read_models, task
 from .plan import Dataset, Plan, digest
+from .report import check_installed
 from .statistics import METRICS, metrics_of
 
 OWN = (
@@ -186,6 +187,7 @@ def read_request(words: Sequence[str]) -> Request:
         UsageError: Something is wrong with it; nothing was trained, and no results were written.
     """
     given, theirs = split_words(words, (*OWN, *executors.words()))
+    check_installed()
     for key in ("models", "data"):
         if key not in given:
             raise UsageError(f"{key}=… is missing.\n{USAGE}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import sys
-from pathlib import Path
-from typing import Any
 
 from ....cli import UsageError
 from .. import costs
 from ..plan import Plan
 from ..results import gather
 from ..store import RUNNING, Store
+
+#: Packages of the extra `bench` without which there is no report.
+NEEDED = ("scipy", "plotly", "tqdm")
 
 
 def write_report(store: Store, measure_costs: bool = True) -> str:
@@ -29,17 +29,19 @@ def write_report(store: Store, measure_costs: bool = True) -> str:
     Raises:
         FileNotFoundError: There is no plan.
         ValueError: The plan is damaged or of another version.
-        UsageError: The folder cannot be written.
+        UsageError: The folder cannot be written, or a package is missing.
     """
+    check_installed()
     from .. import tables
+    from . import page, pictures
 
     plan = store.read_plan()
     try:
         if measure_costs:
             _measure(store, plan)
         results = gather(store)
-        pictures = _draw(results, store.folder)
-        written = [*_page(results, store.folder), *tables.write(results, store.folder, pictures), *pictures]
+        drawn = pictures.draw_all(results, store.folder)
+        written = [page.write(results, store.folder), *tables.write(results, store.folder, drawn), *drawn]
     except OSError as e:
         raise UsageError(f"{e.filename or store.folder}: {e.strerror or e}; the report is not complete.") from e
     lines = ["", *results["summary"]]
@@ -57,16 +59,12 @@ def _measure(store: Store, plan: Plan) -> None:
         costs.costs(store, plan)
 
 
-def _draw(results: dict[str, Any], folder: Path) -> list[Path]:
-    """The pictures; none where there is nothing to draw with."""
-    if importlib.util.find_spec(f"{__name__}.pictures") is None:
-        return []
-    drawn = importlib.import_module(f"{__name__}.pictures").draw_all(results, folder)
-    return [Path(p) for p in drawn or ()]
+def check_installed() -> None:
+    """See that there is what statistics, page and progress need, before anything is trained.
 
-
-def _page(results: dict[str, Any], folder: Path) -> list[Path]:
-    if importlib.util.find_spec(f"{__name__}.page") is None:
-        return []
-    written = importlib.import_module(f"{__name__}.page").write(results, folder)
-    return [Path(written)] if written else []
+    Raises:
+        UsageError: A package is missing.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"bench detect needs {' and '.join(missing)}: pip install 'yolo-attn[bench]'.")
