@@ -502,6 +502,11 @@ def test_a_missing_package_is_told_before_anything_is_trained(
     assert "bench detect needs no_such_package: pip install 'yolo-attn[bench]'" in capsys.readouterr().err
 
 
+def test_a_huge_number_of_seeds_is_refused_before_it_is_counted_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "detect", "models=yolov8n", "data=shapes.yaml", "seeds=100000000000"]) == 2
+    assert "over 1000" in capsys.readouterr().err
+
+
 def test_costs_wait_for_running_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "measure", measured)
     plan = make_plan()

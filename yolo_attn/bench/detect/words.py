@@ -172,9 +172,10 @@ def read_seeds(word: str) -> tuple[int, ...]:
     parts = [p for p in word.split(",") if p]
     if not parts or not all(p.isascii() and p.isdigit() for p in parts):
         raise UsageError(f"seeds={word} must be how many seeds, such as 5, or which, such as 0,7.")
-    seeds = tuple(map(int, parts)) if "," in word else tuple(range(int(word)))
-    if len(seeds) > 1000:
-        raise UsageError(f"seeds={word} are {len(seeds)} seeds, over 1000; a list is written with commas: seeds=0,{word}")
+    count = len(parts) if "," in word else int(word)
+    if count > 1000:
+        raise UsageError(f"seeds={word} are {count} seeds, over 1000; a list is written with commas: seeds=0,{word}")
+    seeds = tuple(map(int, parts)) if "," in word else tuple(range(count))
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"seeds={word} names a seed twice.")
     return seeds
