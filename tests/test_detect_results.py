@@ -420,7 +420,7 @@ def test_no_name_breaks_a_table(name: str) -> None:
         line = tables.table([shown, "b"], [])[0]
         assert "\n" not in line
         assert cells_of(line) == 2
-    assert not re.search(r"(?<!\\)[<>*_`]", tables.escaped(name).replace("\\\\", ""))
+    assert not re.search(r"(?<!\\)[<>*_`$&~]", tables.escaped(name).replace("\\\\", ""))
 
 
 # -------------------------------------------------------------------------------------------------------------- costs

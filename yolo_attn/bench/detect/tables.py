@@ -122,7 +122,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
 
 def escaped(text: Any) -> str:
     """Text that Markdown takes as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_<>\[\]|#$~&])", r"\\\1", " ".join(str(text).split()))
 
 
 def code(text: Any) -> str:
