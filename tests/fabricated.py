@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Cell, Dataset, Model, Plan
+from yolo_attn.bench.detect.results import gather
 from yolo_attn.bench.detect.store import Store
 
 #: name, role, parameters, GFLOPs, control, what it adds to the score
@@ -26,6 +27,13 @@ MODELS = (
     ("yolov8n-w0.2916", CONTROL, 4_050_000, 11.1, "", 0.012),
 )
 CLASSES = ("WBC", "RBC", "platelets")
+#: Names that break pages in which they are markup, Plotly's templates, or mathematics.
+EVIL = "<img src=x onerror=hacked()>&\"'@neck%{x}$y$"
+EVIL_MODELS = (
+    ("stock</script>", "stock", 3_000_000, 8.0, "", 0.0),
+    (EVIL, "candidate", 3_300_000, 9.0, "a<b>+1", 0.01),
+    ("a<b>+1", "control", 3_300_000, 9.0, "", 0.0),
+)
 Failing = Callable[[str, str, int], str]
 
 
@@ -175,3 +183,12 @@ def with_latency(results: dict[str, Any]) -> dict[str, Any]:
         row["cost"] |= {"onnx_ms": slow * 0.6, "onnx_p10": slow * 0.58, "onnx_p90": slow * 0.66}
     results["costs"] = {"device": "cpu", "threads": 1, "imgsz": 320, "torch": "2.15.0", "onnxruntime": "1.22"}
     return results
+
+
+def large(folder: Path) -> dict[str, Any]:
+    """Results of nine models, five seeds and two datasets, with one failed cell, and with latency."""
+
+    def fail(model: str, data: str, seed: int) -> str:
+        return "out of memory: <2 GiB" if (model, data, seed) == ("yolov8n-sk", "bccd", 3) else ""
+
+    return with_latency(gather(fabricate(folder, datasets=("bccd", "shapes"), fail=fail)))

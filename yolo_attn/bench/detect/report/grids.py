@@ -46,6 +46,8 @@ def models_table(results: Mapping[str, Any], rows: Sequence[Row], data: str) -> 
         f"Models on {data}. Means over seeds; ± and brackets are 95 % intervals (Student's t); small beside a latency: "
         "p10 to p90. The headers sort."
     )
+    pairs = [r[against] for r in rows for against in ("vs_stock", "vs_control") if r.get(against)]
+    caption += "".join(f" No interval where {why}." for why in dict.fromkeys(p["why"] for p in pairs if p["why"]))
     return table(caption, [header(c.title, c.number) for c in columns], body, "wide")
 
 
@@ -206,8 +208,6 @@ def _difference(row: Row, against: str) -> Any:
     parts.append(el("span", p["verdict"], class_=f"verdict {p['verdict'].replace(' ', '-')}", title=p["why"] or None))
     if against == "vs_control":
         parts.append(el("small", f"to {row['control']}"))
-    if p["why"]:
-        parts.append(el("small", p["why"], class_="why"))
     return join(parts)
 
 

@@ -78,15 +78,15 @@
     apply();
   }
 
-  // on paper a plot is as wide as the paper
-  const fit = () => plots.forEach((div) => Plotly.Plots.resize(div));
+  // the width of paper is not known before it is printed on: A4 and Letter, upright, with margins, hold this
+  const paper = 660;
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details").forEach((d) => { d.dataset.was = d.open; d.open = true; });
-    fit();
+    plots.forEach((div) => Plotly.relayout(div, { width: Math.min(paper, div.clientWidth || paper) }));
   });
   addEventListener("afterprint", () => {
     document.querySelectorAll("details").forEach((d) => { d.open = d.dataset.was === "true"; });
-    fit();
+    plots.forEach((div) => Plotly.relayout(div, { width: null, autosize: true }));
   });
   first.then(() => document.documentElement.setAttribute("data-ready", ""));
 })();

@@ -108,7 +108,7 @@ class Plots:
         select = el("select", *options, data_for=f"plot-{len(self.figures) - 1}", autocomplete="off")
         choice = el("label", "Show ", select, class_="control")
         note = "Line: mean over seeds; dotted: controls. Band: least to most. A training that stopped early ends there."
-        return el("div", el("h3", "Training curves"), choice, el("p", note, class_="note"), plot)
+        return el("div", el("h3", "Training curves"), choice, el("p", note, class_="note"), plot, class_="curves")
 
 
 def _why_none(points: Sequence[Any]) -> str:

@@ -42,7 +42,7 @@ def looks(models: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
     number = 0
     for m in models:
         if m["role"] == CANDIDATE:
-            symbol = SYMBOLS[(number + number // len(PALETTE)) % len(SYMBOLS)]
+            symbol = SYMBOLS[(number % len(PALETTE) + number // len(PALETTE)) % len(SYMBOLS)]
             found[m["name"]] = Look(PALETTE[number % len(PALETTE)], symbol)
             number += 1
     for m in models:
