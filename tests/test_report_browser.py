@@ -1,0 +1,274 @@
+"""The report's page in a real headless Chromium: it draws, sorts, makes no request and has nothing to complain of."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+from fabricated import EVIL, EVIL_MODELS
+
+from yolo_attn.bench.detect.report import page
+from yolo_attn.bench.detect.results import gather
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = (
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-dev-shm-usage",
+    "window-size=1400,1000",
+)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Nine models, five seeds, two datasets, a failed cell, latency."""
+    folder = tmp_path_factory.mktemp("large")
+    results = fabricated.large(folder)
+    return results, page.write(results, folder)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium that notes requests and messages of the console."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    programs = [next(filter(None, map(shutil.which, names)), None) for names in (CHROMIUM, ("chromedriver",))]
+    if None in programs:
+        pytest.fail(
+            "the group browser needs Chromium and its driver: apt-get install chromium chromium-driver "
+            f"(found {programs[0] or 'no Chromium'}, {programs[1] or 'no chromedriver'})"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for switch in SWITCHES:
+        options.add_argument(f"--{switch}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(programs[1]))
+    yield driver
+    driver.quit()
+
+
+def opened(browser: Any, path: Path, width: int = 1400, scheme: str = "light") -> Any:
+    """The browser with the page, drawn; what it noted before is forgotten."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+    )
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(path.as_uri())
+    deadline = time.monotonic() + 60
+    while not browser.execute_script("return document.documentElement.hasAttribute('data-ready')"):
+        assert time.monotonic() < deadline, f"the page is not drawn: {browser.get_log('browser')}"
+        time.sleep(0.05)
+    return browser
+
+
+def requested(browser: Any) -> list[str]:
+    """URLs that were asked for since, but for data that is in the page."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
+    return [u for u in urls if not u.startswith(("data:", "blob:"))]
+
+
+def count(browser: Any, selector: str) -> int:
+    return browser.execute_script("return document.querySelectorAll(arguments[0]).length", selector)
+
+
+def column(browser: Any, table: int, title: str) -> list[str]:
+    """Values of a column of a table, from the top."""
+    return browser.execute_script(
+        "const t = document.querySelectorAll('table.sortable')[arguments[0]];"
+        "const i = [...t.tHead.rows[0].cells].findIndex(h => h.textContent === arguments[1]);"
+        "return [...t.tBodies[0].rows].map(r => r.cells[i].dataset.value)",
+        table,
+        title,
+    )
+
+
+def header(browser: Any, title: str) -> Any:
+    """The button of a header of the first table."""
+    from selenium.webdriver.common.by import By
+
+    buttons = browser.find_elements(By.CSS_SELECTOR, "table.sortable th button")
+    return next(b for b in buttons if b.get_property("textContent") == title)
+
+
+def test_it_draws_every_plot_without_a_request_or_an_error(large: tuple[dict[str, Any], Path], browser: Any) -> None:
+    results, path = large
+    opened(browser, path)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    time.sleep(0.5)
+    for i, data in enumerate(("bccd", "shapes")):
+        rows = [r for r in results["rows"] if r["data"] == data]
+        stock, control = ([r[k] for r in rows if r[k]] for k in ("vs_stock", "vs_control"))
+        expected = [9, 9, *(sum(p["n"] + 1 for p in pairs) for pairs in (stock, control))]
+        for offset, points in enumerate(expected):
+            assert count(browser, f"#plot-{5 * i + offset} .scatterlayer path.point") == points
+        assert count(browser, f"#plot-{5 * i + 1} .errorbar path.yerror") == 9
+        assert count(browser, f"#plot-{5 * i + 1} .errorbar path.xerror") == 9
+        assert count(browser, f"#plot-{5 * i + 4} .scatterlayer path.js-line") >= 9
+        assert count(browser, f"#plot-{5 * i + 4} .scatterlayer path.js-fill") == 9
+    loaded = browser.execute_script(
+        "return Promise.all([...document.querySelectorAll('figure image')].map(i => i.decode ? i.decode() : 1))"
+        ".then(all => all.length)"
+    )
+    assert loaded == 6 and count(browser, "figure use") == 9 * 6
+    assert browser.get_log("browser") == []
+    assert requested(browser) == [path.as_uri()]
+
+
+def test_it_runs_nothing_that_a_name_says(tmp_path: Path, browser: Any) -> None:
+    words = {"models": EVIL_MODELS, "datasets": ("a</script>&b",), "classes": ("</title>", "<b>")}
+    page.write(gather(fabricated.fabricate(tmp_path, seeds=2, **words)), tmp_path)
+    opened(browser, tmp_path / "report.html")
+    assert browser.execute_script("return typeof hacked") == "undefined"
+    assert count(browser, "img") == 0
+    assert EVIL in browser.execute_script("return document.querySelector('#data-0 tbody').textContent")
+    assert browser.execute_script("return document.querySelector('#plot-0').textContent.includes('mAP50-95')")
+    assert browser.get_log("browser") == []
+    assert requested(browser) == [(tmp_path / "report.html").as_uri()]
+
+
+def test_it_sorts_by_click_and_by_key(large: tuple[dict[str, Any], Path], browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    results, path = large
+    opened(browser, path)
+    rows = [r for r in results["rows"] if r["data"] == "bccd"]
+    title = "difference\nto stock"
+    known = sorted(r["vs_stock"]["mean"] for r in rows if r["vs_stock"])
+
+    def order() -> list[float | None]:
+        return [float(v) if v else None for v in column(browser, 0, title)]
+
+    def state() -> list[str]:
+        script = "return [...document.querySelector('table.sortable').tHead.rows[0].cells].map(h => h.ariaSort)"
+        return [s for s in browser.execute_script(script) if s != "none"]
+
+    assert state() == []
+    header(browser, title).click()
+    assert order() == [*known[::-1], None] and state() == ["descending"]
+    header(browser, title).click()
+    assert order() == [*known, None] and state() == ["ascending"], "what is missing stays last"
+    header(browser, title).send_keys(Keys.ENTER)
+    assert order() == [*known[::-1], None] and state() == ["descending"]
+    header(browser, title).send_keys(Keys.SPACE)
+    assert order() == [*known, None] and state() == ["ascending"]
+    header(browser, "parameters").send_keys(Keys.ENTER)
+    assert [int(v) for v in column(browser, 0, "parameters")] == sorted(
+        (r["cost"]["parameters"] for r in rows), reverse=True
+    )
+    header(browser, "model").click()
+    assert state() == ["ascending"]
+    names = column(browser, 0, "model")
+    assert names[0] == "yolov8n" and set(names) == {r["model"] for r in rows} and names.index("yolov8n-hilo") > 2
+    header(browser, "role").click()
+    assert column(browser, 0, "role") == sorted(r["role"] for r in rows)
+    assert browser.get_log("browser") == []
+
+
+def test_it_tells_model_and_seeds_on_hover(large: tuple[dict[str, Any], Path], browser: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    opened(browser, large[1])
+    point = browser.find_elements(By.CSS_SELECTOR, "#plot-0 .scatterlayer path.point")[1]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+    ActionChains(browser).move_to_element(point).perform()
+    deadline = time.monotonic() + 10
+    while not (text := browser.execute_script("return document.querySelector('#plot-0 .hoverlayer').textContent")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "yolov8n-smtsam" in text and "seeds 0, 1, 2, 3, 4" in text and "95 % interval" in text
+
+
+def test_it_hides_models_changes_curves_and_enlarges_pictures(large: tuple[dict[str, Any], Path], browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.select import Select
+
+    opened(browser, large[1])
+    button = browser.find_elements(By.CSS_SELECTOR, ".legend button")[1]
+    button.send_keys(Keys.ENTER)
+    time.sleep(0.3)
+    assert button.get_attribute("aria-pressed") == "false"
+    assert count(browser, "#plot-0 .scatterlayer path.point") == 8
+    assert count(browser, "#plot-5 .scatterlayer path.point") == 9, "the other dataset keeps it"
+    button.click()
+    time.sleep(0.3)
+    assert count(browser, "#plot-0 .scatterlayer path.point") == 9
+    select = Select(browser.find_element(By.CSS_SELECTOR, "select[data-for=plot-4]"))
+    select.select_by_visible_text("val/box_loss")
+    time.sleep(0.3)
+    assert browser.execute_script("return document.querySelector('#plot-4 .ytitle').textContent") == "val/box_loss"
+    dialog = browser.find_element(By.TAG_NAME, "dialog")
+    assert not dialog.is_displayed()
+    picture = browser.find_elements(By.CSS_SELECTOR, ".zoom")[1]
+    picture.send_keys(Keys.ENTER)
+    assert dialog.is_displayed() and "yolov8n" in dialog.text
+    shape = browser.execute_script(
+        "const r = arguments[0].querySelector('svg').getBoundingClientRect(); return r.width", dialog
+    )
+    assert shape > 500
+    dialog.send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1400, "dark")])
+def test_it_fits_phones_and_darkness(width: int, scheme: str, large: tuple[dict[str, Any], Path], browser: Any) -> None:
+    opened(browser, large[1], width, scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    back = rgb(browser.execute_script(style, "body", "backgroundColor"))
+    front = rgb(browser.execute_script(style, "#plot-0 .xtick text", "fill"))
+    assert (sum(back) < 150, sum(front) > 600) == (scheme == "dark",) * 2
+    widths = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map(d => [d.clientWidth, d.querySelector('svg').clientWidth])"
+    )
+    assert all(svg <= box <= width for box, svg in widths)
+    clipped = browser.execute_script(
+        "const texts = document.querySelectorAll('.plot .annotation text, .plot .xtick text, .plot .ytick text');"
+        "return [...texts].filter(t => {"
+        " const a = t.getBoundingClientRect(), b = t.closest('.plot').getBoundingClientRect();"
+        " return a.width && (a.left < b.left - 1 || a.right > b.right + 1); }).map(t => t.textContent)"
+    )
+    assert clipped == []
+
+
+def rgb(colour: str) -> list[int]:
+    return [int(v) for v in re.findall(r"\d+", colour)[:3]]
+
+
+def test_it_prints_it_light(large: tuple[dict[str, Any], Path], browser: Any) -> None:
+    opened(browser, large[1], scheme="dark")
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert rgb(browser.execute_script(style, "body", "backgroundColor")) == [255, 255, 255]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
