@@ -281,6 +281,43 @@ def test_curves_are_means_between_the_least_and_the_most() -> None:
     assert series.curve_band(results, "d", "other", "metrics/x") is None
 
 
+def test_wide_intervals_do_not_squeeze_what_was_measured() -> None:
+    low, high = series.frame([0.40, 0.42], [0.39, 0.44])
+    assert low < 0.39 and high > 0.44
+    low, high = series.frame([0.40, 0.42], [-3.0, 4.0])
+    assert 0.35 < low < 0.40 and 0.42 < high < 0.47
+    assert series.leaves((low, high), [-3.0, 4.0]) and not series.leaves((low, high), [0.39, 0.44])
+    low, high = series.frame([0.4], [0.2, 0.6])
+    assert low < 0.2 and high > 0.6
+    low, high = series.frame([0.4], [])
+    assert low < 0.4 < high
+
+
+def test_bars_that_leave_the_plot_are_told(tmp_path: Path) -> None:
+    results, found = made(tmp_path, seeds=3)
+    note = "A bar that leaves the plot goes on"
+    assert note not in found.text
+    results["rows"][0]["metrics"]["mAP50-95"]["interval"] = [-1.0, 2.0]
+    results["rows"][1]["vs_stock"]["t"] = [-1.0, 2.0]
+    assert Page(page.write(results, tmp_path)).text.count(note) == 2
+
+
+def test_unequal_seeds_are_told(tmp_path: Path, large: tuple[dict[str, Any], Path]) -> None:
+    note = "Not all models have the same seeds"
+    assert Page(large[1]).text.count(note) == 1  # of bccd, where a cell failed
+    assert note not in made(tmp_path, seeds=2)[1].text
+
+
+def test_crowded_pictures_begin_without_words(tmp_path: Path) -> None:
+    results, found = made(tmp_path, seeds=2, models=fabricated.MODELS[:2])
+    boxes = found.all("input", type="checkbox")
+    assert len(boxes) == 1 and "checked" in boxes[0]
+    for cell in results["cells"]:
+        cell["samples"] = {image: 9 * boxes for image, boxes in cell["samples"].items()}
+    boxes = Page(page.write(results, tmp_path)).all("input", type="checkbox")
+    assert len(boxes) == 1 and "checked" not in boxes[0]
+
+
 def test_roles_by_colour() -> None:
     def model(name: str, role: str, control: str = "") -> dict[str, str]:
         return {"name": name, "role": role, "control": control}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..sentences import signed
-from .series import GREY, Look, Point, compared, cost_points, curve_band, curve_columns, rows_of, span
+from .series import GREY, Look, Point, compared, cost_points, curve_band, curve_columns, rows_of, score_span, span
 
 #: Height of a row of the plot of differences, and of its frame, in pixels.
 ROW, FRAME = 58, 64
@@ -82,7 +82,8 @@ def cost_figure(results: Mapping[str, Any], data: str, cost: str, title: str, lo
         if p.x_range:
             trace["error_x"] = _error(p.x, p.x_range, look)
         traces.append(trace)
-    axes = {"xaxis": axis(plain(title)), "yaxis": axis(plain(results["metric"]))}
+    bounds = list(score_span(results, data)) if traces else None
+    axes = {"xaxis": axis(plain(title)), "yaxis": axis(plain(results["metric"]), range=bounds)}
     return {"data": traces, "layout": layout(hovermode="closest", height=360, **axes)}
 
 

@@ -46,6 +46,8 @@ def models_table(results: Mapping[str, Any], rows: Sequence[Row], data: str) -> 
         f"Models on {data}. Means over seeds; ± and brackets are 95 % intervals (Student's t); small beside a latency: "
         "p10 to p90. The headers sort."
     )
+    if len({tuple((r["metrics"].get(results["metric"]) or {"values": ()})["values"]) for r in rows}) > 1:
+        caption += " Not all models have the same seeds: compare their differences, which are paired, not their means."
     pairs = [r[against] for r in rows for against in ("vs_stock", "vs_control") if r.get(against)]
     caption += "".join(f" No interval where {why}." for why in dict.fromkeys(p["why"] for p in pairs if p["why"]))
     return table(caption, [header(c.title, c.number) for c in columns], body, "wide")

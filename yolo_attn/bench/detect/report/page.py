@@ -16,7 +16,7 @@ from ..store import DONE, FAILED
 from .grids import NOTHING, classes_table, count, digits, models_table, trainings_table
 from .markup import Html, el, join, text
 from .plots import Plots
-from .samples import panels
+from .samples import crowded, panels
 from .series import looks, rows_of
 
 RULE = (
@@ -129,7 +129,11 @@ def _dataset(results: Mapping[str, Any], data: Mapping[str, Any], key: str, plot
         parts.append(_sentences("h3", "Findings", found, f"findings-{key}") if found else "")
     parts.append(models_table(results, rows, name))
     if any(r["n"] for r in rows):
-        parts += [plots.of(name, key), classes_table(data, rows), _pictures(panels(results, data, folder, key), key)]
+        parts += [
+            plots.of(name, key),
+            classes_table(data, rows),
+            _pictures(panels(results, data, folder, key), key, crowded(results, data)),
+        ]
     else:
         parts.append(el("p", f"No training on {name} is done, so there is nothing to draw.", class_="note"))
     return el("section", *parts, id=key)
@@ -147,14 +151,14 @@ def _described(data: Mapping[str, Any]) -> str:
     return f"Task {data['task']}; {n} class{'es' * (n != 1)}; {'; '.join(splits)}."
 
 
-def _pictures(pictures: Html, key: str) -> Html:
+def _pictures(pictures: Html, key: str, crowd: bool) -> Html:
     if not pictures:
         return Html("")
     id = f"{key}-pictures"
-    box = el("input", type="checkbox", checked=True, data_labels=id, autocomplete="off")
+    box = el("input", type="checkbox", checked=not crowd, data_labels=id, autocomplete="off")
     note = (
-        "Boxes with a confidence of 0.25 and more; of each model, its training with the least seed. A click on a "
-        "picture enlarges it and names the classes."
+        "Boxes with a confidence of 0.25 and more, the fainter the less sure; of each model, its training with the "
+        "least seed. A click on a picture enlarges it and names the classes."
     )
     toggle = el("label", box, " confidences", class_="control")
     return join([el("h3", "Predictions"), el("p", note, class_="note"), toggle, el("div", pictures, id=id)])

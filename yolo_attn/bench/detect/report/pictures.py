@@ -18,6 +18,7 @@ from .series import (
     latency_key,
     looks,
     rows_of,
+    score_span,
     span,
 )
 
@@ -149,6 +150,7 @@ def _against(cost: str, title: str) -> Callable[[Results, str, Mapping[str, Look
             axes.errorbar(p.x, p.y, **ends, capsize=2.5, elinewidth=1, linestyle="", **_paint(look[p.model], 6.5))
         axes.set_xlabel(title)
         axes.set_ylabel(results["metric"])
+        axes.set_ylim(*score_span(results, data))
         axes.set_title(shortened(data))
         _plain(axes)
         _legend(figure, look, shown)

@@ -9,9 +9,10 @@ from ..sentences import plural
 from .figures import Figure, cost_figure, curve_figures, difference_figure
 from .grids import NO_INTERVAL
 from .markup import Html, el, join
-from .series import Look, cost_points, latency_key
+from .series import Look, cost_points, latency_key, leaves, score_span
 
 LATENCY = {"latency_ms": "latency on CPU, ms per image", "onnx_ms": "latency in ONNX Runtime, ms per image"}
+LEAVES = "A bar that leaves the plot goes on; the table has its ends."
 #: Symbol -> corners within a square of 20; the circle is none of these.
 SHAPES = {
     "square": "4,4 16,4 16,16 4,16",
@@ -74,7 +75,9 @@ class Plots:
                 found.append(el("p", f"No model on {data} has both {metric} and {title}.", class_="note"))
                 continue
             bars = "Upright bars: 95 % interval of the mean" if any(p.y_range for p in points) else _why_none(points)
-            bars += "; level bars: p10 to p90." if any(p.x_range for p in points) else "."
+            bars += "; level bars: p10 to p90" if any(p.x_range for p in points) else ""
+            wide = leaves(score_span(self.results, data), [end for p in points for end in p.y_range or ()])
+            bars += f". {LEAVES}" if wide else "."
             label = f"{metric} against {title} on {data}, {plural(len(points), 'model')}"
             plot = self._add(cost_figure(self.results, data, cost, title, self.looks), key, label)
             found.append(el("div", el("h3", f"{metric} against {title}"), el("p", bars, class_="note"), plot))
@@ -96,6 +99,9 @@ class Plots:
             if any(r[against]["bootstrap"] for r in rows):
                 note += " Broad bar: bootstrap interval."
             note += "".join(f" No interval where {why}." for why in whys)
+            bounds = figure["layout"]["xaxis"]["range"]
+            wide = leaves((bounds[0], bounds[1]), [end for r in rows for end in r[against]["t"] or ()])
+            note += f" {LEAVES}" * wide
             found.append(el("div", el("h3", title), el("p", note, class_="note"), self._add(figure, key, label)))
         return found
 

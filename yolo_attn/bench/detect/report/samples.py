@@ -13,6 +13,8 @@ from .series import rows_of
 #: Of classes, bright on photographs (Okabe and Ito).
 CLASS_COLOURS = ("#56b4e9", "#f0e442", "#e69f00", "#00d19a", "#ff7a3d", "#e59acb", "#ffffff", "#4d8dff")
 TRUTH = "truth"
+#: Boxes of a picture from which on their confidences would hide it.
+CROWD = 15
 
 
 def panels(results: Mapping[str, Any], data: Mapping[str, Any], folder: Path, key: str) -> Html:
@@ -54,6 +56,13 @@ def panels(results: Mapping[str, Any], data: Mapping[str, Any], folder: Path, ke
     return join([_key(sorted(classes), data["names"]), *figures])
 
 
+def crowded(results: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether pictures of a dataset have too many boxes for a word at each."""
+    counts = [len(s["truth"]) for s in data.get("samples") or ()]
+    counts += [len(b) for c in results["cells"] if c["data"] == data["name"] for b in (c["samples"] or {}).values()]
+    return bool(counts) and sorted(counts)[len(counts) // 2] > CROWD
+
+
 def _first(results: Mapping[str, Any], data: str, model: str) -> Mapping[str, Any] | None:
     """The cell of a model that has predictions and the least seed."""
     cells = [c for c in results["cells"] if c["data"] == data and c["model"] == model and c.get("samples")]
@@ -93,13 +102,14 @@ def _panel(
         place = {"x": _r(left), "y": _r(top), "dx": ".15em", "dy": "1em", "fill": colour(number)}
         label = el("text", el("tspan", f"{name} ", class_="name"), said, **place)
         tip = el("title", f"{name} {said}".strip())
-        drawn.append(el("g", tip, el("rect", **look, stroke=colour(number)), label))
+        faint = None if confidence is None else f"{0.3 + 0.7 * confidence:.2f}"  # what is unsure is faint
+        drawn.append(el("g", tip, el("rect", **look, stroke=colour(number), stroke_opacity=faint), label))
     kinds = [_named(names, int(b[0])) for b in boxes]
     counts = ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)) or "no box"
     drawing = el(
         "svg",
         picture,
-        *drawn,
+        el("g", *drawn, class_="boxes"),
         viewBox=f"0 0 {width} {height}",
         role="img",
         aria_label=f"{title}, {sample['image']}: {counts}",

@@ -127,14 +127,39 @@ def compared(results: Mapping[str, Any], data: str, against: str) -> list[tuple[
     return [(r, r[against]) for r in rows if r.get(against) and r[against].get("mean") is not None]
 
 
-def span(pairs: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """A range that holds zero and all that is drawn of these differences, with a margin."""
-    numbers = [0.0]
-    for p in pairs:
-        numbers += [p["mean"], *p["differences"].values(), *(p["t"] or ()), *(p["bootstrap"] or ())]
-    low, high = min(numbers), max(numbers)
+def frame(values: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
+    """A range for an axis.
+
+    With two seeds an interval may be ten times as wide as all that was measured; drawn whole it would squeeze that into
+    one spot, so it leaves the plot on both sides instead.
+
+    Args:
+        values: Shown for certain, with a margin.
+        ends: Of intervals; shown as far as they are within one and a half times the width of the values.
+    """
+    low, high = min(values), max(values)
+    room = 1.5 * (high - low) or math.inf
+    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
     margin = 0.06 * (high - low) or 0.01
     return low - margin, high + margin
+
+
+def span(pairs: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """A range for differences, with zero in it."""
+    values = [0.0, *(d for p in pairs for d in p["differences"].values())]
+    return frame(values, [end for p in pairs for end in (*(p["t"] or ()), *(p["bootstrap"] or ()))])
+
+
+def score_span(results: Mapping[str, Any], data: str) -> tuple[float, float]:
+    """A range for the metric on a dataset where at least one model has a score."""
+    found = [r["metrics"][results["metric"]] for r in rows_of(results, data) if results["metric"] in r["metrics"]]
+    values = [v for f in found for v in (f["mean"], *f["values"].values())]
+    return frame(values, [end for f in found for end in f["interval"] or ()])
+
+
+def leaves(bounds: tuple[float, float], ends: Sequence[float]) -> bool:
+    """Whether an interval is wider than the axis."""
+    return any(not bounds[0] <= end <= bounds[1] for end in ends)
 
 
 @dataclass(frozen=True)
