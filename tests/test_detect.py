@@ -113,7 +113,7 @@ def test_seeds(word: str, seeds: tuple[int, ...]) -> None:
 
 
 def test_the_stock_model_is_found_and_comes_first() -> None:
-    made = models.read_models(["yolov8n-sam", "hilo@neck"], None, 64, controls=False)
+    made = models.read_models(["yolov8n-sam", "hilo@neck"], "yolov8n", models.Size(64), controls=False)
     assert [(m.name, m.role) for m in made] == [
         ("yolov8n", STOCK),
         ("yolov8n-sam", CANDIDATE),
@@ -122,8 +122,8 @@ def test_the_stock_model_is_found_and_comes_first() -> None:
 
 
 def test_a_task_of_its_own_has_its_own_stock_model() -> None:
-    made = models.read_models(["yolov8n-sam-seg"], None, 64, controls=False)
-    assert [m.name for m in made] == ["yolov8n-seg", "yolov8n-sam-seg"]
+    assert models.stock_of(["sk@neck", "yolov8n-sam-seg"]) == "yolov8n-seg"
+    assert models.stock_of(["sk@neck"]) == "yolov8n"
 
 
 # Identities
@@ -261,14 +261,14 @@ def test_failed_and_released_cells_can_be_claimed_again(tmp_path: Path) -> None:
 
 
 def test_the_control_costs_what_the_candidate_costs() -> None:
-    stock, sam, control = models.read_models(["yolov8n", "yolov8n-sam"], None, 320, controls=True)
+    stock, sam, control = models.read_models(["yolov8n", "yolov8n-sam"], "yolov8n", models.Size(320, 3), controls=True)
     assert control.role == CONTROL and sam.control == control.name
     assert abs(control.gflops / sam.gflops - 1) <= models.MATCH
     assert control.gflops > stock.gflops
 
 
 def test_candidates_of_like_cost_share_a_control_and_one_that_costs_nothing_has_none() -> None:
-    made = models.read_models(["yolov8n", "yolov8n-sk", "yolov8n-attnconv", "mlca@neck"], None, 320, controls=True)
+    made = models.read_models(["yolov8n", "yolov8n-sk", "yolov8n-attnconv", "mlca@neck"], "yolov8n", models.Size(320), controls=True)
     names = {m.name: m.control for m in made}
     assert names["yolov8n-sk"] == names["yolov8n-attnconv"] != ""
     assert names["yolov8n-mlca@neck"] == ""
@@ -276,16 +276,17 @@ def test_candidates_of_like_cost_share_a_control_and_one_that_costs_nothing_has_
 
 
 def test_where_no_row_takes_bottlenecks_the_width_is_scaled() -> None:
-    stock = Model("s", STOCK, models._scaled({"nc": 80, **models._named("yolov5n")[0]}, "n"), *models.cost(models._named("yolov5n")[0], 64, "s"))
+    d = models.read_yaml("yolov5n")[0]
+    stock = Model("s", STOCK, d, *models.cost(d, models.Size(64), "s"))
     candidate = Model("c", CANDIDATE, {}, 0, stock.gflops * 1.2)
-    control = models.cost_control(stock, candidate, 64)
+    control = models.cost_control(stock, candidate, models.Size(64))
     assert control is not None and not control.grown
     assert "width" in control.recipe
     assert abs(control.gflops / candidate.gflops - 1) < 0.05
 
 
 def test_a_deeper_control_starts_as_the_stock_model() -> None:
-    stock = models._named("yolov8n")[0]
+    stock = models.read_yaml("yolov8n")[0]
     source: Any = models.build(stock)
     for m in source.modules():  # statistics that differ from those of a new model
         if isinstance(m, torch.nn.BatchNorm2d):
@@ -399,3 +400,52 @@ def test_no_seeds_are_no_cells() -> None:
 def test_wrong_words_raise_usage_errors() -> None:
     with pytest.raises(UsageError, match="neither 0 nor 1"):
         words.switch({"keep": "maybe"}, "keep", False)
+
+
+# Places
+
+
+def test_places_name_every_model_once(capsys: Any, data: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["bench", "places", "block=hilo", f"data={data}", "imgsz=64", "levels=P4,P5", "dry=1"]
+    assert cli.main(argv) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "candidate" in line]
+    names = [line.split()[0] for line in lines]
+    places = ("backbone.P4", "backbone.P5", "backbone.P4+backbone.P5", "neck.P4", "neck.P5", "neck.P4+neck.P5", "P4", "P5")
+    places += ("backbone.P4+backbone.P5+neck.P4+neck.P5",)
+    assert sorted(names) == sorted(f"yolov8n-hilo@{place}@{form}" for place in places for form in ("row", "csp"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["data={data}"], "block=… is missing"),
+        (["block=hillo", "data={data}"], "block=hillo: no such block. Did you mean"),
+        (["block=hilo", "data={data}", "forms=column"], "forms=column: it is one of row, csp"),
+        (["block=hilo", "data={data}", "levels=P9"], "levels=P9: it is one of "),
+        (["block=hilo", "data={data}", "models=yolov8n"], "no argument 'models'"),
+        (["block=hilo", "data={data}", "base=yolov8n-gone"], "there is no such model YAML"),
+    ],
+)
+def test_wrong_words_of_places(argv: list[str], text: str, data: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "places", *(word.format(data=data) for word in argv)]) == 2
+    assert text in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_are_ranked_by_effect_per_millisecond() -> None:
+    from yolo_attn.bench.detect.ranking import ranking
+
+    def row(name: str, effect: float | None, low: float, ms: float, spread: float = 0.1) -> dict[str, Any]:
+        versus = None if effect is None else {"mean": effect, "t": [low, 2 * effect - low], "verdict": "better"}
+        cost = {"latency_ms": ms, "latency_p10": ms - spread, "latency_p90": ms + spread}
+        role = CANDIDATE if versus else STOCK
+        return {"data": "d", "model": name, "role": role, "vs_stock": versus, "cost": cost}
+
+    rows = [row("stock", None, 0, 10.0), row("dear", 0.04, 0.02, 14.0), row("cheap", 0.03, 0.01, 11.0), row("free", 0.5, 0.4, 10.1)]
+    found = ranking({"datasets": [{"name": "d"}], "rows": rows})
+    assert [r["model"] for r in found] == ["cheap", "dear", "free"]
+    assert found[0]["per_ms"] == pytest.approx(0.03) and found[1]["per_ms"] == pytest.approx(0.01)
+    assert found[1]["interval"] == pytest.approx([0.005, 0.015])
+    assert found[2]["per_ms"] is None and "cannot be told" in found[2]["why"]

@@ -23,7 +23,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_attn import cli
 from yolo_attn.bench.detect import costs, report, status, tables
-from yolo_attn.bench.detect.models import _named
+from yolo_attn.bench.detect.models import read_yaml
 from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Cell, Dataset, Model, Plan
 from yolo_attn.bench.detect.results import gather
 from yolo_attn.bench.detect.sentences import signed
@@ -453,7 +453,7 @@ def test_costs_are_measured_once_for_a_matrix(tmp_path: Path, monkeypatch: pytes
 
 def test_models_of_every_task_are_measured_for_the_datasets_classes() -> None:
     names = ("yolov8n", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls")
-    models = tuple(Model(n, STOCK, _named(n)[0], 0, 0.0) for n in names)
+    models = tuple(Model(n, STOCK, read_yaml(n)[0], 0, 0.0) for n in names)
     plan = replace(make_plan(models=models), arguments={"imgsz": 60})
     found = costs.measure(plan, seconds=0)
     assert found["remarks"] == []
@@ -468,7 +468,7 @@ def test_models_of_every_task_are_measured_for_the_datasets_classes() -> None:
 
 
 def test_a_model_that_fails_costs_the_others_nothing() -> None:
-    d = _named("yolov8n")[0]
+    d = read_yaml("yolov8n")[0]
     broken = {**d, "backbone": [[-1, 1, "NoSuchModule", [64]], *d["backbone"][1:]]}
     models = (Model("stock", STOCK, d, 0, 0.0), Model("broken", CANDIDATE, broken, 0, 0.0))
     found = costs.measure(replace(make_plan(models=models), arguments={"imgsz": 32}), seconds=0)

@@ -18,6 +18,7 @@ BENCHES = {
     "blocks": ("yolo_attn.bench.blocks:main", "operators: time, memory, distance from the machine's limit"),
     "detect": ("yolo_attn.bench.detect:main", "whole models: does a block help? seeds, controls, intervals"),
     "models": ("yolo_attn.bench.models:main", "whole models: training step, inference, memory, ONNX"),
+    "places": ("yolo_attn.bench.detect.places:main", "one block in every place: where does it do most for its cost?"),
     "report": ("yolo_attn.bench.detect.status:main_report", "write the report of a results folder again"),
     "status": ("yolo_attn.bench.detect.status:main", "how far a run of `bench detect` is, and what failed"),
 }

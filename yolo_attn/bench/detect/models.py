@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,39 @@ MODEL_CLASSES = {
 }
 
 
-def read_models(words: Sequence[str], base: str | None, imgsz: int, controls: bool) -> list[Model]:
+@dataclass(frozen=True)
+class Size:
+    """What costs are counted for.
+
+    Attributes:
+        imgsz: Side of the images in pixels.
+        classes: Number of classes; None for that of the YAML.
+    """
+
+    imgsz: int
+    classes: int | None = None
+
+
+def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> list[Model]:
     """The models that the words mean, stock first, each candidate followed by its control if that is a new one.
 
     Args:
         words: Names, files, or generator words: block@place, block@P4+backbone.P5, block@neck@csp.
-        base: The stock model; None for the first word that is one, or the one that the first word's name begins with.
-        imgsz: Image size at which costs are matched.
+        base: The stock model.
+        size: At which costs are matched.
         controls: Add controls.
 
     Raises:
         UsageError: A word means no model, one is given twice, or the tasks differ.
     """
-    if base is None:
-        base = _stock_of(words)
-    stock = _read(base, base, STOCK, imgsz)
+    stock = _read(base, base, STOCK, size)
     found = {stock.name: stock}
     given: set[str] = set()
     for word in words:
         if word in given:
             raise UsageError(f"models={word} is given twice.")
         given.add(word)
-        model = _read(word, base, CANDIDATE, imgsz)
+        model = _read(word, base, CANDIDATE, size)
         if same(model, stock):
             continue
         if model.name in found:
@@ -67,7 +79,7 @@ def read_models(words: Sequence[str], base: str | None, imgsz: int, controls: bo
         found[model.name] = model
     if controls:
         for model in [m for m in found.values() if m.role == CANDIDATE]:
-            control = cost_control(stock, model, imgsz)
+            control = cost_control(stock, model, size)
             if control is None:
                 continue
             twin = next((m for m in found.values() if same(m, control)), None)
@@ -90,7 +102,7 @@ def task(d: dict[str, Any]) -> str:
     return task_of(d)
 
 
-def _stock_of(words: Sequence[str]) -> str:
+def stock_of(words: Sequence[str]) -> str:
     """The stock model that the first word is, or whose name its name begins with."""
     from ...models.base import TASKS, stock_files
 
@@ -113,14 +125,14 @@ def _stock_of(words: Sequence[str]) -> str:
     )
 
 
-def _read(word: str, base: str, role: str, imgsz: int) -> Model:
-    d, name = _generated(word, base) if "@" in word else _named(word)
-    parameters, gflops = cost(d, imgsz, word)
+def _read(word: str, base: str, role: str, size: Size) -> Model:
+    d, name = _generated(word, base) if "@" in word else read_yaml(word)
+    parameters, gflops = cost(d, size, word)
     return Model(name, role, d, parameters, gflops, word=word)
 
 
-def _named(word: str) -> tuple[dict[str, Any], str]:
-    """A model by name or file."""
+def read_yaml(word: str) -> tuple[dict[str, Any], str]:
+    """A model by name or file: its parsed YAML with one scale, and what it is called."""
     import yaml
     from ultralytics.nn.tasks import yaml_model_load
 
@@ -186,7 +198,7 @@ def build(d: dict[str, Any]) -> nn.Module:
         return getattr(tasks, kind)(copy.deepcopy(d), verbose=False)
 
 
-def cost(d: dict[str, Any], imgsz: int, word: str) -> tuple[int, float]:
+def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
     """Parameters and GFLOPs.
 
     Raises:
@@ -195,25 +207,25 @@ def cost(d: dict[str, Any], imgsz: int, word: str) -> tuple[int, float]:
     from ..models import cost as count
 
     try:
-        return count(build(d), imgsz)
+        return count(build({**d, "nc": size.classes} if size.classes else d), size.imgsz)
     except UsageError:
         raise
     except Exception as e:
         raise UsageError(f"models={word} does not build: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
 
 
-def cost_control(stock: Model, candidate: Model, imgsz: int) -> Model | None:
+def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:
     """The stock model scaled to a candidate's GFLOPs; None where the candidate costs no more than stock."""
     if candidate.gflops <= stock.gflops * (1 + MATCH):
         return None
-    options = [m for m in (_deeper(stock, candidate, imgsz), _wider(stock, candidate, imgsz)) if m]
+    options = [m for m in (_deeper(stock, candidate, size), _wider(stock, candidate, size)) if m]
     for model in options:
         if abs(model.gflops / candidate.gflops - 1) <= MATCH:
             return model
     return min(options, key=lambda m: abs(m.gflops - candidate.gflops), default=None)
 
 
-def _deeper(stock: Model, candidate: Model, imgsz: int) -> Model | None:
+def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
     """Bottlenecks added one by one to the C2f rows, the deepest first, in turn."""
     name = f"{stock.name}+bottlenecks"
     rows = _deepened_rows(stock.d)
@@ -222,7 +234,7 @@ def _deeper(stock: Model, candidate: Model, imgsz: int) -> Model | None:
 
     def made(n: int) -> Model:
         d = with_bottlenecks(stock.d, n)
-        parameters, gflops = cost(d, imgsz, name)
+        parameters, gflops = cost(d, size, name)
         text = f"{stock.name} with {n} bottleneck{'s' * (n > 1)} more in its {rows_module(stock.d)} rows"
         return Model(f"{stock.name}+{n}", CONTROL, d, parameters, gflops, recipe=text, grown=True)
 
@@ -268,7 +280,7 @@ def with_bottlenecks(d: dict[str, Any], n: int) -> dict[str, Any]:
     return d
 
 
-def _wider(stock: Model, candidate: Model, imgsz: int) -> Model | None:
+def _wider(stock: Model, candidate: Model, size: Size) -> Model | None:
     """The width multiple that comes closest, found by halving."""
     if "scales" not in stock.d:
         return None
@@ -277,7 +289,7 @@ def _wider(stock: Model, candidate: Model, imgsz: int) -> Model | None:
     def made(factor: float) -> Model:
         d = copy.deepcopy(stock.d)
         d["scales"] = {scale: [depth, factor, most]}
-        parameters, gflops = cost(d, imgsz, f"{stock.name} at width {factor}")
+        parameters, gflops = cost(d, size, f"{stock.name} at width {factor}")
         text = f"{stock.name} at width {factor:g} instead of {width:g}"
         return Model(f"{stock.name}-w{factor:g}", CONTROL, d, parameters, gflops, recipe=text)
 

@@ -16,6 +16,7 @@ from typing import Any
 #: Of the files in a results folder; other numbers are moved aside.
 FORMAT = 1
 STOCK, CANDIDATE, CONTROL = "stock", "candidate", "control"
+DETECT, PLACES = "detect", "places"
 
 
 def digest(value: Any) -> str:
@@ -108,6 +109,7 @@ class Plan:
         versions: Packages that decide results.
         cells: In the order in which they are run: seed by seed, so that an early end leaves whole pairs.
         format: Of this file.
+        kind: The bench that made it: detect, or places, whose report ranks them.
     """
 
     command: str
@@ -120,6 +122,7 @@ class Plan:
     versions: dict[str, str]
     cells: tuple[Cell, ...] = ()
     format: int = FORMAT
+    kind: str = DETECT
 
     def to_json(self) -> dict[str, Any]:
         """In terms of JSON."""

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from . import costs, sentences
-from .plan import CANDIDATE, STOCK, Cell, Dataset, Model, Plan
+from .plan import CANDIDATE, PLACES, STOCK, Cell, Dataset, Model, Plan
+from .ranking import ranking
 from .statistics import Paired, mean_interval, paired
 from .store import DONE, FAILED, Store
 
@@ -68,6 +69,8 @@ def gather(store: Store) -> dict[str, Any]:
         "costs": measured.get("setup", {}),
     }
     results = finite(results)
+    if plan.kind == PLACES:
+        results["places"] = ranking(results)
     results["warnings"] = [*sentences.warnings(results), *measured.get("remarks", [])]
     results["summary"] = sentences.summary(results)
     return results

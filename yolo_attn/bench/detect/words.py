@@ -15,8 +15,8 @@ from ...registry import suggest
 from ..conditions import at_least
 from . import executors
 from .data import read_dataset, with_samples
-from .models import read_models, task
-from .plan import Dataset, Plan, digest
+from .models import Size, read_models, read_yaml, stock_of, task
+from .plan import DETECT, Dataset, Plan, digest
 from .report import check_installed
 from .statistics import METRICS, metrics_of
 
@@ -182,16 +182,42 @@ def read_seeds(word: str) -> tuple[int, ...]:
 
 
 def read_request(words: Sequence[str]) -> Request:
-    """Check a command line and work out its matrix.
+    """Check the command line of `bench detect` and work out its matrix.
 
     Raises:
         UsageError: Something is wrong with it; nothing was trained, and no results were written.
     """
     given, theirs = split_words(words, (*OWN, *executors.words()))
-    check_installed()
     for key in ("models", "data"):
         if key not in given:
             raise UsageError(f"{key}=… is missing.\n{USAGE}")
+    return assemble(DETECT, words, given, theirs, listed(given["models"]), given.get("base"))
+
+
+def assemble(
+    kind: str,
+    words: Sequence[str],
+    given: Mapping[str, str],
+    theirs: Mapping[str, Any],
+    names: Sequence[str],
+    base: str | None,
+    control: bool = True,
+) -> Request:
+    """Work out a matrix from words that are known by name.
+
+    Args:
+        kind: The bench: detect or places.
+        words: The command line, to be told in the report.
+        given: The bench's own words.
+        theirs: Arguments of Ultralytics.
+        names: Words for models.
+        base: The stock model; None to find it.
+        control: Add cost controls where the words do not say.
+
+    Raises:
+        UsageError: Something is wrong with it; nothing was trained, and no results were written.
+    """
+    check_installed()
     arguments = {**DEFAULTS, **theirs}
     for key in ("epochs", "imgsz"):
         if isinstance(arguments[key], bool) or not isinstance(arguments[key], int) or arguments[key] < 1:
@@ -206,20 +232,21 @@ def read_request(words: Sequence[str]) -> Request:
     }
     seeds = read_seeds(given.get("seeds", "5"))
     start, start_path = read_start(arguments.pop("pretrained", None))
-    models = read_models(_list(given["models"]), given.get("base"), int(arguments["imgsz"]), switch(given, "control", True))
-    kind = task(models[0].d)
-    metric = given.get("metric", metrics_of(kind)[0])
-    if metric not in metrics_of(kind):
-        raise UsageError(
-            f"metric={metric}: no such metric for {kind}.{suggest(metric, METRICS)} "
-            f"There are: {', '.join(metrics_of(kind))}."
-        )
-    folder = Path(given["out"] if "out" in given else _folder(given["data"], arguments, start))
+    base = base or stock_of(names)
+    what = task(read_yaml(base)[0])
+    metric = given.get("metric", metrics_of(what)[0])
+    if metric not in metrics_of(what):
+        known = ", ".join(metrics_of(what))
+        raise UsageError(f"metric={metric}: no such metric for {what}.{suggest(metric, METRICS)} There are: {known}.")
+    folder = Path(given["out"] if "out" in given else _folder(kind, given["data"], arguments, start))
     dry, keep, costs = switch(given, "dry", False), switch(given, "keep", False), switch(given, "costs", True)
     read: list[tuple[Dataset, list[str]]] = []
-    for word in _list(given["data"]):
-        read.append(read_dataset(word, kind, [d.name for d, _ in read]))
+    for word in listed(given["data"]):
+        read.append(read_dataset(word, what, [d.name for d, _ in read]))
     datasets = [d for d, _ in read]
+    # Costs are those of the models that are trained, which have the dataset's classes.
+    size = Size(int(arguments["imgsz"]), len(datasets[0].names))
+    models = read_models(names, base, size, switch(given, "control", control))
     if not dry:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +254,7 @@ def read_request(words: Sequence[str]) -> Request:
         except OSError as e:
             raise UsageError(f"out={folder}: {e.strerror}.") from e
     plan = Plan(
-        command=f"yolo-attn bench detect {shlex.join(words)}",
+        command=f"yolo-attn bench {kind} {shlex.join(words)}",
         metric=metric,
         arguments=arguments,
         start=start,
@@ -235,11 +262,13 @@ def read_request(words: Sequence[str]) -> Request:
         models=tuple(models),
         datasets=tuple(datasets),
         versions=versions(),
+        kind=kind,
     ).with_cells()
     return Request(plan, folder, name, resources, start_path, keep, costs, dry)
 
 
-def _list(value: str) -> list[str]:
+def listed(value: str) -> list[str]:
+    """Words between commas."""
     return [word for word in value.split(",") if word]
 
 
@@ -293,8 +322,8 @@ def read_start(word: Any) -> tuple[dict[str, str], str]:
     return {"name": path.name, "sha256": content}, str(path.resolve())
 
 
-def _folder(data: str, arguments: Mapping[str, Any], start: Mapping[str, str]) -> str:
+def _folder(kind: str, data: str, arguments: Mapping[str, Any], start: Mapping[str, str]) -> str:
     """A results folder that the same training arguments lead to again, whatever the models and the seeds."""
-    first = Path(_list(data)[0])
+    first = Path(listed(data)[0])
     stem = first.resolve().parent.name if first.stem in ("data", "dataset") else first.stem
-    return f"runs/bench/detect-{stem}-{digest([data, arguments, dict(start)])[:8]}"
+    return f"runs/bench/{kind}-{stem}-{digest([data, arguments, dict(start)])[:8]}"
