@@ -126,6 +126,35 @@ def trainings_table(results: Mapping[str, Any]) -> Html:
     return table("Trainings. The same order of images: the same pixels in the same order.", head, body)
 
 
+def places_table(places: Sequence[Row], data: str) -> Html:
+    """The ranking of `bench places`; nothing where there is none."""
+    titles = (("place", True), ("model", False), ("difference to stock\nper ms", True), ("difference\nto stock", True))
+    head = [header(*t) for t in (*titles, ("ms over\nstock", True))]
+    body = []
+    for i, p in enumerate([p for p in places if p["data"] == data], 1):
+        effect = None if p["effect"] is None else signed(p["effect"])
+        badge = el("span", p["verdict"], class_=f"verdict {p['verdict'].replace(' ', '-')}")
+        per_ms = None if p["per_ms"] is None else join([signed(p["per_ms"]), _ends(p["interval"])])
+        cells = [
+            _cell(p["per_ms"], per_ms or join([NOTHING, el("small", p["why"], class_="why")]), True),
+            _cell(p["effect"], effect and join([effect, _ends(p.get("effect_interval")), badge]), True),
+            _cell(p["milliseconds"], None if p["milliseconds"] is None else f"{p['milliseconds']:+.2f}", True),
+        ]
+        name = el("th", p["model"], scope="row", data_value=p["model"])
+        body.append(el("tr", el("td", i, class_="n", data_value=i), name, *cells))
+    if not body:
+        return Html("")
+    caption = (
+        f"Places on {data}. The best first, by paired difference per millisecond of latency that the place adds; those "
+        "whose latency cannot be told from the stock model's follow, by their difference."
+    )
+    return join([el("h3", "Where to insert"), table(caption, head, body)])
+
+
+def _ends(interval: Sequence[float] | None) -> Html:
+    return el("small", f"[{signed(interval[0])}, {signed(interval[1])}]" if interval else "no interval")
+
+
 def header(title: str, number: bool, kind: str = "") -> Html:
     """A column's header, which sorts."""
     button = el("button", title, type="button", class_=kind or None)
@@ -206,7 +235,7 @@ def _difference(row: Row, against: str) -> Any:
     if p["mean"] is None:
         return join([NOTHING, el("small", p["why"], class_="why")])
     parts: list[Any] = [signed(p["mean"])]
-    parts.append(el("small", f"[{signed(p['t'][0])}, {signed(p['t'][1])}]" if p["t"] else "no interval"))
+    parts.append(_ends(p["t"]))
     parts.append(el("span", p["verdict"], class_=f"verdict {p['verdict'].replace(' ', '-')}", title=p["why"] or None))
     if against == "vs_control":
         parts.append(el("small", f"to {row['control']}"))

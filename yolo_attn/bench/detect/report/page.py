@@ -13,7 +13,7 @@ from typing import Any
 
 from ..sentences import plural
 from ..store import DONE, FAILED
-from .grids import NOTHING, classes_table, count, digits, models_table, trainings_table
+from .grids import NOTHING, classes_table, count, digits, models_table, places_table, trainings_table
 from .markup import Html, el, join, text
 from .plots import Plots
 from .samples import crowded, panels
@@ -127,7 +127,7 @@ def _dataset(results: Mapping[str, Any], data: Mapping[str, Any], key: str, plot
     if len(results["datasets"]) > 1:
         found = [s.removeprefix(f"{name}, ") for s in results.get("summary") or () if _about(s, results) == name]
         parts.append(_sentences("h3", "Findings", found, f"findings-{key}") if found else "")
-    parts.append(models_table(results, rows, name))
+    parts += [places_table(results.get("places") or (), name), models_table(results, rows, name)]
     if any(r["n"] for r in rows):
         parts += [
             plots.of(name, key),
