@@ -149,6 +149,16 @@ def test_every_sentence_is_there_once(large: tuple[dict[str, Any], Path]) -> Non
     assert "On bccd the stock model" in text[start:end], "what is about a dataset stands in its section"
 
 
+def test_many_models_have_curves_without_bands_and_their_sentences_folded_away(tmp_path: Path) -> None:
+    models = [fabricated.MODELS[0], *((f"m{i}", "candidate", 3_100_000, 8.3, "", 0.0) for i in range(24))]
+    results, found = made(tmp_path, seeds=2, models=models)
+    curves = next(f for f in found.figures if "columns" in f)["columns"][0]
+    assert len(curves["data"]) == 25 and not any("fill" in trace for trace in curves["data"])
+    boxes = found.all("details", class_="box")
+    assert len(boxes) == 1 and "open" not in boxes[0]
+    assert all(s.removeprefix("bccd, ") in found.text for s in results["summary"])
+
+
 def test_a_section_and_a_table_for_each_dataset(large: tuple[dict[str, Any], Path]) -> None:
     found = Page(large[1])
     assert [bool(found.all("section", id=f"data-{i}")) for i in range(3)] == [True, True, False]

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..sentences import signed
-from .series import GREY, Look, Point, compared, cost_points, curve_band, curve_columns, rows_of, score_span, span
+from .series import (
+    CROWD,
+    GREY,
+    Look,
+    Point,
+    compared,
+    cost_points,
+    curve_band,
+    curve_columns,
+    rows_of,
+    score_span,
+    span,
+)
 
 #: Height of a row of the plot of differences, and of its frame, in pixels.
 ROW, FRAME = 58, 64
@@ -202,13 +214,14 @@ def curve_figures(results: Mapping[str, Any], data: str, looks: Mapping[str, Loo
     for column in curve_columns(results, data):
         bands: list[dict[str, Any]] = []
         lines: list[dict[str, Any]] = []
-        for row in rows_of(results, data):
+        rows = rows_of(results, data)
+        for row in rows:
             name, look = row["model"], looks[row["model"]]
             band = curve_band(results, data, name, column)
             if band is None:
                 continue
             common = {"type": "scatter", "mode": "lines", "name": plain(name), "meta": name}
-            if band.seeds > 1:
+            if band.seeds > 1 and len(rows) <= CROWD:
                 around = {"x": band.x + band.x[::-1], "y": numbers(band.high + band.low[::-1])}
                 fill = {"fill": "toself", "fillcolor": faded(look.colour), "line": {"width": 0}, "hoverinfo": "skip"}
                 bands.append({**common, **around, **fill})

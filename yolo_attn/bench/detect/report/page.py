@@ -19,6 +19,8 @@ from .plots import Plots
 from .samples import crowded, panels
 from .series import looks, rows_of
 
+#: Sentences from which on a list of them is folded away, for the table says the same.
+MANY = 20
 RULE = (
     "A model is called better or worse where both 95 % intervals of the mean paired difference, Student's t and the "
     "bootstrap, leave zero out on the same side; otherwise the two are not distinguishable with these seeds. The "
@@ -101,10 +103,15 @@ def _about(sentence: str, results: Mapping[str, Any]) -> str:
     return next((n for n in names if sentence.startswith((f"{n}: ", f"{n}, ", f"On {n} "))), "")
 
 
+def _apart(results: Mapping[str, Any]) -> bool:
+    """Whether sentences about a dataset stand in its section."""
+    return len(results["datasets"]) > 1 or len(results.get("summary") or ()) > MANY
+
+
 def _findings(results: Mapping[str, Any]) -> Html:
-    """Summary and warnings; with several datasets what is about one of them stands in its section."""
+    """Summary and warnings; where they are long, what is about a dataset stands in its section."""
     summary = results.get("summary") or ["Nothing was found yet."]
-    if len(results["datasets"]) > 1:
+    if _apart(results):
         summary = [s for s in summary if not _about(s, results)]
     found = _sentences("h2", "Findings", summary, "findings")
     warnings = results.get("warnings") or ()
@@ -124,9 +131,11 @@ def _dataset(results: Mapping[str, Any], data: Mapping[str, Any], key: str, plot
     """The section of a dataset."""
     name, rows = data["name"], rows_of(results, data["name"])
     parts: list[Any] = [el("h2", name), el("p", _described(data), class_="note")]
-    if len(results["datasets"]) > 1:
-        found = [s.removeprefix(f"{name}, ") for s in results.get("summary") or () if _about(s, results) == name]
-        parts.append(_sentences("h3", "Findings", found, f"findings-{key}") if found else "")
+    found = [s.removeprefix(f"{name}, ") for s in results.get("summary") or () if _about(s, results) == name]
+    if _apart(results) and found:
+        items = el("ul", *(el("li", s) for s in found))
+        heading = el("summary", f"Findings on {name}, in words")
+        parts.append(el("details", heading, items, class_="box", open=len(found) <= MANY))
     parts += [places_table(results.get("places") or (), name), models_table(results, rows, name)]
     if any(r["n"] for r in rows):
         parts += [

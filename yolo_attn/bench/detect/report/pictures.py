@@ -9,6 +9,7 @@ from typing import Any
 
 from .plots import LATENCY
 from .series import (
+    CROWD,
     GREY,
     Look,
     compared,
@@ -213,20 +214,21 @@ def _curves(results: Results, data: str, look: Mapping[str, Look]) -> Any:
         return None
     bands = {r["model"]: curve_band(results, data, r["model"], columns[0]) for r in rows_of(results, data)}
     shown = [name for name, band in bands.items() if band]
+    several = len(shown) <= CROWD and any(band and band.seeds > 1 for band in bands.values())
     figure = _figure(3.1 + _legend_height(shown))
     axes = figure.subplots()
     for name in shown:
         band, style = bands[name], look[name]
         if band is None:
             continue
-        if band.seeds > 1:
+        if several and band.seeds > 1:
             axes.fill_between(band.x, band.low, band.high, color=style.colour, alpha=0.12, linewidth=0)
         marks = _paint(style, 4) if len(band.x) == 1 else {"color": style.colour}
         axes.plot(band.x, band.mean, linestyle=":" if style.hollow else "-", linewidth=1.3, **marks)
     axes.set_xlabel("epoch")
     axes.set_ylabel(columns[0])
-    several = any(band and band.seeds > 1 for band in bands.values())
-    axes.set_title(f"{shortened(data)}{': mean over seeds, least to most' * several}")
+    over = any(band and band.seeds > 1 for band in bands.values())
+    axes.set_title(f"{shortened(data)}{': mean over seeds' * over}{', least to most' * several}")
     _plain(axes)
     _legend(figure, look, shown, lines=True)
     return figure

@@ -9,7 +9,7 @@ from ..sentences import plural
 from .figures import Figure, cost_figure, curve_figures, difference_figure
 from .grids import NO_INTERVAL
 from .markup import Html, el, join
-from .series import Look, cost_points, latency_key, leaves, score_span
+from .series import CROWD, Look, cost_points, latency_key, leaves, score_span
 
 LATENCY = {"latency_ms": "latency on CPU, ms per image", "onnx_ms": "latency in ONNX Runtime, ms per image"}
 LEAVES = "A bar that leaves the plot goes on; the table has its ends."
@@ -113,7 +113,8 @@ class Plots:
         options = [el("option", column, value=i) for i, (column, _) in enumerate(curves)]
         select = el("select", *options, data_for=f"plot-{len(self.figures) - 1}", autocomplete="off")
         choice = el("label", "Show ", select, class_="control")
-        note = "Line: mean over seeds; dotted: controls. Band: least to most. A training that stopped early ends there."
+        band = " Band: least to most." * (sum(r["data"] == data for r in self.results["rows"]) <= CROWD)
+        note = f"Line: mean over seeds; dotted: controls.{band} A training that stopped early ends there."
         return el("div", el("h3", "Training curves"), choice, el("p", note, class_="note"), plot, class_="curves")
 
 

@@ -13,6 +13,8 @@ from ..plan import CANDIDATE, STOCK
 PALETTE = ("#0960cc", "#de7810", "#a34094", "#0e9cd6", "#c91c30", "#00a556", "#763bfe")
 GREY = "#7d7d7d"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
+#: Models from which on curves are drawn without their bands, which would hide one another.
+CROWD = 12
 #: Columns of a training's table that are no curve.
 NO_CURVES = ("epoch", "time")
 
