@@ -98,8 +98,14 @@ def _contents(results: Mapping[str, Any]) -> Html:
 
 
 def _about(sentence: str, results: Mapping[str, Any]) -> str:
-    """The dataset that a sentence of the summary begins with; empty for those about all."""
+    """The dataset that a sentence of the summary is about; empty for those about all.
+
+    With one dataset sentences do not name it, so those that begin with a model are about it.
+    """
     names = sorted((d["name"] for d in results["datasets"]), key=len, reverse=True)
+    models = tuple(f"{m['name']} " for m in results["models"])
+    if len(names) == 1 and sentence.startswith((f"On {names[0]} ", *models)):
+        return names[0]
     return next((n for n in names if sentence.startswith((f"{n}: ", f"{n}, ", f"On {n} "))), "")
 
 
