@@ -247,13 +247,13 @@ def test_it_fits_phones_and_darkness(width: int, scheme: str, large: tuple[dict[
     front = rgb(browser.execute_script(style, "#plot-0 .xtick text", "fill"))
     assert (sum(back) < 150, sum(front) > 600) == (scheme == "dark",) * 2
     widths = browser.execute_script(
-        "return [...document.querySelectorAll('.plot')].map(d => [d.clientWidth, d.querySelector('svg').clientWidth])"
+        "return [...document.querySelectorAll('.chart')].map(d => [d.clientWidth, d.querySelector('svg').clientWidth])"
     )
     assert all(svg <= box <= width for box, svg in widths)
     clipped = browser.execute_script(
-        "const texts = document.querySelectorAll('.plot .annotation text, .plot .xtick text, .plot .ytick text');"
+        "const texts = document.querySelectorAll('.chart .annotation text, .chart .xtick text, .chart .ytick text');"
         "return [...texts].filter(t => {"
-        " const a = t.getBoundingClientRect(), b = t.closest('.plot').getBoundingClientRect();"
+        " const a = t.getBoundingClientRect(), b = t.closest('.chart').getBoundingClientRect();"
         " return a.width && (a.left < b.left - 1 || a.right > b.right + 1); }).map(t => t.textContent)"
     )
     assert clipped == []

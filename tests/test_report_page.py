@@ -121,7 +121,7 @@ def test_any_number_of_seeds(seeds: int, tmp_path: Path) -> None:
     assert f"{seeds} seed" in found.text
     assert ("± 0." in found.text) == (seeds == 5)
     assert ("so it tells nothing of chance" in found.text) == (seeds == 1)
-    assert bool(found.all("div", class_="plot")) == (seeds > 0)
+    assert bool(found.all("div", class_="chart")) == (seeds > 0)
     if seeds == 0:
         assert "No training on bccd is done" in found.text
 

@@ -13,7 +13,7 @@
     const layout = { ...figure.layout, dragmode: fine ? "zoom" : false, uirevision: "kept" };
     return Plotly.react(div, data, layout, config);
   };
-  const plots = [...document.querySelectorAll(".plot")];
+  const plots = [...document.querySelectorAll(".chart")];
   const first = Promise.all(plots.map(drawn));
 
   // what a model's button says holds for all plots of its dataset
