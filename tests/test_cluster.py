@@ -101,6 +101,47 @@ def test_without_sbatch_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> No
         Submitit(submitit_cluster="local", device="0")
 
 
+@pytest.mark.parametrize(
+    ("words", "variable", "told"),
+    [
+        ({"ray_address": "127.0.0.1:1"}, "", "ray_address=127.0.0.1:1: nothing answers there."),
+        ({}, "127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1: nothing answers there."),
+        ({"ray_address": "somewhere"}, "", "ray_address=somewhere must be host:port"),
+        ({"device": "1"}, "", "device=1: Ray gives each cell its GPU"),
+    ],
+)
+def test_a_ray_cluster_that_is_not_there_is_no_riddle(
+    words: dict[str, str], variable: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    with pytest.raises(UsageError, match=told):
+        executors.make("ray", **words)
+
+
+MACHINES = {
+    "two CPU machines": ([{"CPU": 8.0}, {"CPU": 4.0}], 0),
+    "a head without CPUs": ([{"memory": 1.0}, {"CPU": 16.0, "GPU": 4.0}], 1),
+    "GPUs beside a CPU machine": ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}], 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("machines", "jobs", "threads"),
+    [
+        ("two CPU machines", None, 4),  # one cell on each, as many threads as both have
+        ("two CPU machines", 6, 2),
+        ("two CPU machines", 1, 4),
+        ("a head without CPUs", None, 4),
+        ("GPUs beside a CPU machine", None, 4),
+        ("GPUs beside a CPU machine", 100, 4),
+    ],
+)
+def test_threads_of_a_ray_cell_are_its_share_of_the_smallest_machine(machines: str, jobs: int, threads: int) -> None:
+    from yolo_attn.bench.detect.executors.ray import _share
+
+    assert _share(*MACHINES[machines], jobs) == threads
+
+
 # ---- what is lost, and what is not --------------------------------------------------------------------------------
 
 

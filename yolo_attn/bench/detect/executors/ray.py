@@ -8,10 +8,14 @@ Ray itself tries nothing again. A cell whose machine dies comes back as lost, an
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import socket
 import sys
 import time
 import uuid
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ....cli import UsageError
@@ -21,6 +25,8 @@ from . import Reader, Task, give_up, remote_cell, text
 
 #: Seconds that a look at the cluster's machines is good for, and that ended cells have to clean up.
 FRESH, GRACE = 3.0, 15.0
+#: Of a cluster that the run starts for itself; cells pass nothing through its store.
+LOCAL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
 
 
 class Ray:
@@ -49,6 +55,7 @@ class Ray:
     ) -> None:
         if device not in (None, "cpu"):
             raise UsageError(f"device={device}: Ray gives each cell its GPU; device=cpu is for cells without.")
+        _check(ray_address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark reports to its user only
         import ray
 
@@ -149,21 +156,58 @@ class Ray:
                 self._ray.shutdown()
 
 
+def _check(address: str | None) -> None:
+    """Whether a cluster that the user named answers; Ray itself would try for a quarter of an hour.
+
+    Raises:
+        UsageError: It does not.
+    """
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    scheme, _, place = named.rpartition("://")
+    if named in ("", "auto", "local") or scheme not in ("", "ray"):
+        return
+    word = "ray_address" if address else "RAY_ADDRESS"
+    if not re.fullmatch(r".+:\d+", place):
+        raise UsageError(f"{word}={named} must be host:port, as `ray start --head` prints it.")
+    if not _answers(place):
+        raise UsageError(f"{word}={named}: nothing answers there.")
+
+
+def _answers(place: str) -> bool:
+    """Whether anybody listens at host:port."""
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def _connect(address: str | None) -> None:
     """Join a cluster, or start one."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    named = address or os.environ.get("RAY_ADDRESS", "")
     try:
+        if not named and _is_stale():
+            named = "local"
         try:
-            ray.init(address=address or "auto", **quiet)
+            ray.init(address=named or "auto", **quiet, **(LOCAL if named == "local" else {}))
         except ConnectionError:
-            if address or os.environ.get("RAY_ADDRESS"):
+            if named:
                 raise
-            ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
+            ray.init(address="local", **quiet, **LOCAL)
     except (ConnectionError, RuntimeError, ValueError) as e:  # RuntimeError: another version of Ray or Python
-        named = f"ray_address={address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
-        raise UsageError(f"{named}: {_line(e)}") from e
+        raise UsageError(f"executor=ray, {named or 'on this machine'}: {_line(e)}") from e
+
+
+def _is_stale() -> bool:
+    """Whether the cluster that was last started on this machine ended without taking its address back."""
+    file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    with contextlib.suppress(OSError):
+        return not _answers(file.read_text(encoding="utf-8").strip())
+    return False
 
 
 def _share(machines: list[dict[str, float]], gpus: int, jobs: int | None) -> int:
@@ -179,6 +223,6 @@ def _share(machines: list[dict[str, float]], gpus: int, jobs: int | None) -> int
 
 
 def _line(e: BaseException) -> str:
-    """The first line of an error's message."""
+    """The first sentence of an error's message; what follows in Ray's are addresses and where to look for logs."""
     lines = str(e).strip().splitlines()
-    return lines[0][:300] if lines else type(e).__name__
+    return lines[0].split(". ")[0][:300] if lines else type(e).__name__
