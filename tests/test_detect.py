@@ -47,7 +47,7 @@ def tiny_plan(seeds: tuple[int, ...] = (0, 1), **changes: Any) -> Plan:
         (["models=yolov8n-sma", "data={data}"], "no such model YAML. Did you mean"),
         (["models=nothing-like-it", "data={data}"], "does not begin with a stock model's"),
         (["models=yolov8n,yolov8n-sam,yolov8n-sam", "data={data}"], "models=yolov8n-sam is given twice"),
-        (["models=yolov8n,yolov8n-sam-seg", "data={data}"], "is for segment, but the stock model yolov8n is for detect"),
+        (["models=yolov8n,yolov8n-sam-seg", "data={data}"], "for segment, but the stock model yolov8n is for detect"),
         (["models=yolov8n,hilo@", "data={data}"], "a generator word is block@place"),
         (["models=yolov8n,hilo@attic", "data={data}"], "models=hilo@attic: "),
         (["models=yolov8n,nosuch@neck", "data={data}"], "models=nosuch@neck: "),
@@ -141,7 +141,8 @@ def test_names_and_paths_do_not_identify_a_cell_but_content_does() -> None:
         }
     ).with_cells()
     assert [c.id for c in renamed.cells] == [c.id for c in plan.cells]
-    for change in ({"arguments": {"epochs": 2}}, {"start": {"name": "w.pt", "sha256": "1"}}, {"versions": {"torch": "2"}}):
+    start = {"name": "w.pt", "sha256": "1"}
+    for change in ({"arguments": {"epochs": 2}}, {"start": start}, {"versions": {"torch": "2"}}):
         assert not ids & {c.id for c in tiny_plan(**change).cells}
     assert not ids & {c.id for c in tiny_plan(seeds=(2, 3)).cells}
 
@@ -187,7 +188,8 @@ def test_of_many_that_claim_a_cell_one_gets_it(tmp_path: Path) -> None:
 
 def test_a_dead_owner_loses_its_cell_and_a_living_one_does_not(tmp_path: Path) -> None:
     s = Store(tmp_path)
-    code = "import sys; from yolo_attn.bench.detect.store import Store; Store(sys.argv[1]).claim('cell'); print('x', flush=True); input()"
+    code = "import sys; from yolo_attn.bench.detect.store import Store; Store(sys.argv[1]).claim('cell')"
+    code += "; print('x', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=-1, stdout=-1)
     assert process.stdout and process.stdout.readline()
     assert s.state("cell").name == RUNNING and s.claim("cell") is None
@@ -268,7 +270,8 @@ def test_the_control_costs_what_the_candidate_costs() -> None:
 
 
 def test_candidates_of_like_cost_share_a_control_and_one_that_costs_nothing_has_none() -> None:
-    made = models.read_models(["yolov8n", "yolov8n-sk", "yolov8n-attnconv", "mlca@neck"], "yolov8n", models.Size(320), controls=True)
+    words = ["yolov8n", "yolov8n-sk", "yolov8n-attnconv", "mlca@neck"]
+    made = models.read_models(words, "yolov8n", models.Size(320), controls=True)
     names = {m.name: m.control for m in made}
     assert names["yolov8n-sk"] == names["yolov8n-attnconv"] != ""
     assert names["yolov8n-mlca@neck"] == ""
@@ -411,8 +414,8 @@ def test_places_name_every_model_once(capsys: Any, data: str, tmp_path: Path, mo
     assert cli.main(argv) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "candidate" in line]
     names = [line.split()[0] for line in lines]
-    places = ("backbone.P4", "backbone.P5", "backbone.P4+backbone.P5", "neck.P4", "neck.P5", "neck.P4+neck.P5", "P4", "P5")
-    places += ("backbone.P4+backbone.P5+neck.P4+neck.P5",)
+    backbone, neck = ["backbone.P4", "backbone.P5"], ["neck.P4", "neck.P5"]
+    places = [*backbone, *neck, "P4", "P5", *("+".join(parts) for parts in (backbone, neck, backbone + neck))]
     assert sorted(names) == sorted(f"yolov8n-hilo@{place}@{form}" for place in places for form in ("row", "csp"))
 
 
@@ -427,7 +430,9 @@ def test_places_name_every_model_once(capsys: Any, data: str, tmp_path: Path, mo
         (["block=hilo", "data={data}", "base=yolov8n-gone"], "there is no such model YAML"),
     ],
 )
-def test_wrong_words_of_places(argv: list[str], text: str, data: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_wrong_words_of_places(
+    argv: list[str], text: str, data: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "places", *(word.format(data=data) for word in argv)]) == 2
     assert text in capsys.readouterr().err
@@ -443,7 +448,12 @@ def test_places_are_ranked_by_effect_per_millisecond() -> None:
         role = CANDIDATE if versus else STOCK
         return {"data": "d", "model": name, "role": role, "vs_stock": versus, "cost": cost}
 
-    rows = [row("stock", None, 0, 10.0), row("dear", 0.04, 0.02, 14.0), row("cheap", 0.03, 0.01, 11.0), row("free", 0.5, 0.4, 10.1)]
+    rows = [
+        row("stock", None, 0, 10.0),
+        row("dear", 0.04, 0.02, 14.0),
+        row("cheap", 0.03, 0.01, 11.0),
+        row("free", 0.5, 0.4, 10.1),
+    ]
     found = ranking({"datasets": [{"name": "d"}], "rows": rows})
     assert [r["model"] for r in found] == ["cheap", "dear", "free"]
     assert found[0]["per_ms"] == pytest.approx(0.03) and found[1]["per_ms"] == pytest.approx(0.01)

@@ -139,7 +139,8 @@ def _grown(job: dict[str, Any], here: Path) -> str:
     from .models import starting_weights
 
     torch.manual_seed(job["seed"])
-    model = starting_weights(job["model"], YOLO(job["start"]).model)
+    source: Any = YOLO(job["start"]).model
+    model = starting_weights(job["model"], source)
     path = here / "start.pt"
     torch.save({"model": model, "ema": None, "epoch": -1, "optimizer": None, "train_args": {}}, path)
     return str(path)

@@ -53,7 +53,8 @@ def read_dataset(word: str, task: str, taken: Iterable[str] = ()) -> tuple[Datas
                     if number >= len(names):
                         raise UsageError(
                             f"data={word} names {len(names)} classes, but {label} has class {number}. "
-                            "Correct nc and names of the YAML, or the label file; Ultralytics would leave that image out."
+                            "Correct nc and names of the YAML, or the label file; Ultralytics would leave that image "
+                            "out."
                         )
                     objects[split][number] += 1
     if task != "classify" and not sum(objects["val"]):
@@ -68,7 +69,9 @@ def _described(word: str) -> tuple[dict[str, list[str]], list[str], str]:
     from ..models import quiet
 
     if not word.endswith((".yaml", ".yml")):
-        raise UsageError(f"data={word}: a dataset's YAML is needed, such as data=shapes.yaml or data=path/to/data.yaml.")
+        raise UsageError(
+            f"data={word}: a dataset's YAML is needed, such as data=shapes.yaml or data=path/to/data.yaml."
+        )
     try:
         with quiet():
             d = check_det_dataset(word)

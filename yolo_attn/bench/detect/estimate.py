@@ -60,7 +60,8 @@ def measured_seconds(request: Request) -> float:
     plan: Any = request.plan
     arguments = plan.arguments
     batch = arguments["batch"] if isinstance(arguments["batch"], int) and arguments["batch"] > 0 else 16
-    device = torch.device("cpu" if request.resources.get("device") == "cpu" or not torch.cuda.is_available() else "cuda")
+    on_gpu = request.resources.get("device") != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
     size = arguments["imgsz"]
     few = min(batch, 4)
     model = build(plan.stock.d).to(device).train()

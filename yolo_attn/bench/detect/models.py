@@ -139,7 +139,9 @@ def read_yaml(word: str) -> tuple[dict[str, Any], str]:
     from ..models import quiet
 
     if word.endswith((".pt", ".pth", ".onnx")):
-        raise UsageError(f"models={word}: weights are no model YAML; start all models from them with pretrained={word}.")
+        raise UsageError(
+            f"models={word}: weights are no model YAML; start all models from them with pretrained={word}."
+        )
     file = word if word.endswith((".yaml", ".yml")) else f"{word}.yaml"
     try:
         with quiet():
@@ -211,7 +213,8 @@ def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
     except UsageError:
         raise
     except Exception as e:
-        raise UsageError(f"models={word} does not build: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UsageError(f"models={word} does not build: {reason}") from e
 
 
 def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:
@@ -322,7 +325,8 @@ def starting_weights(d: dict[str, Any], source: nn.Module) -> nn.Module:
     """
     import torch
 
-    model = build({**d, "nc": source.yaml["nc"]})
+    of_source: Any = source.yaml
+    model = build({**d, "nc": of_source["nc"]})
     have, want = source.float().state_dict(), model.state_dict()
     for key, tensor in want.items():
         if key not in have:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,12 @@ def by_size(validator: Any) -> dict[str, dict[str, float]]:
         if counts[size]:
             table = judge.eval["precision"][:, :, :, index, -1] if predictions else None  # IoU, recall, class
             for key, part in (("mAP50-95", slice(None)), ("mAP50", slice(0, 1))):
-                kept = table[part][table[part] > -1] if table is not None else ()
-                found[size][key] = float(kept.mean()) if len(kept) else 0.0
+                kept = table[part][table[part] > -1] if table is not None else None
+                found[size][key] = float(kept.mean()) if kept is not None and len(kept) else 0.0
     return found
 
 
-def predictions(validator: Any, images: Sequence[str], least: float) -> Mapping[str, list[list[float]]]:
+def predictions(validator: Any, images: Sequence[str], least: float) -> dict[str, list[list[float]]]:
     """Confident boxes on some images.
 
     Args:
@@ -109,5 +109,6 @@ def predictions(validator: Any, images: Sequence[str], least: float) -> Mapping[
         name = wanted.get(p["image_id"])
         if name is not None and p["score"] >= least and "bbox" in p:
             x, y, w, h = p["bbox"]
-            found[name].append([classes[p["category_id"]], round(p["score"], 3), x, y, round(x + w, 3), round(y + h, 3)])
+            box = [x, y, round(x + w, 3), round(y + h, 3)]
+            found[name].append([classes[p["category_id"]], round(p["score"], 3), *box])
     return found

@@ -119,8 +119,9 @@ def split_words(words: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str
         key, sign, value = word.partition("=")
         key = key.lstrip("-")
         if not sign or not value:
-            known = f"{key!r} needs a value: {key}=…" if key in (*own, *DEFAULT_CFG_DICT) else f"{word!r} is no key=value."
-            raise UsageError(f"{known}{'' if sign else suggest(key, [*own, *DEFAULT_CFG_DICT])}")
+            known = [*own, *DEFAULT_CFG_DICT]
+            wrong = f"{key!r} needs a value: {key}=…" if key in known else f"{word!r} is no key=value."
+            raise UsageError(f"{wrong}{'' if sign else suggest(key, known)}")
         if key in given or key in theirs:
             raise UsageError(f"{key!r} is given twice.")
         if key in TAKEN:

@@ -53,7 +53,8 @@ class Plots:
         first: Figure = figure["columns"][0] if "columns" in figure else figure
         number = len(self.figures) - 1
         words = {"data_figure": number, "data_section": key, "role": "img", "aria_label": label}
-        return el("div", class_="chart", id=f"plot-{number}", style=f"min-height:{first['layout']['height']}px", **words)
+        height = f"min-height:{first['layout']['height']}px"
+        return el("div", class_="chart", id=f"plot-{number}", style=height, **words)
 
     def _legend(self, data: str, key: str) -> Html:
         items = []
