@@ -93,7 +93,7 @@ def test_words_of_an_executor_are_checked() -> None:
 
 def test_without_sbatch_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UsageError, match="no sbatch on this machine"):
+    with pytest.raises(UsageError, match="no sbatch here"):
         Submitit()
     with pytest.raises(UsageError, match="submitit_cluster=local has no partitions"):
         Submitit(submitit_cluster="local", slurm_partition="gpu")
@@ -316,6 +316,62 @@ def test_a_preempted_job_is_waited_for_and_then_lost(results: Store, monkeypatch
     executor._under_way["c"] = Task(str(results.folder), "c", {}), "task", job
     assert executor.poll()["c"]["state"] == LOST
     assert job.cancelled, "should SLURM put it back after all, then it must not run"
+
+
+def pretend_slurm(folder: Path, sbatch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of SLURM that do as they are told here."""
+    for name, code in {"sbatch": sbatch, "srun": "", "sacct": "", "scancel": f"echo $1 >> {folder}/cancelled"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{code}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_slurm_is_asked_for_what_the_words_say(results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    pretend_slurm(tmp_path, f"cp $1 {tmp_path}/asked; echo Submitted batch job 42", monkeypatch)
+    words = {"timeout_min": "90", "slurm_partition": "long", "mem_gb": "12"}
+    executor = executors.make("submitit", threads=3, **executors.read_words("submitit", words))
+    executor.submit(Task(str(results.folder), "c", {}))
+    assert executor.poll() == {}
+    asked = (tmp_path / "asked").read_text()
+    for line in ("--time=90", "--partition=long", "--mem=12GB", "--cpus-per-task=3", "--gpus-per-node=1"):
+        assert f"#SBATCH {line}\n" in asked
+    executor.close()
+    assert (tmp_path / "cancelled").read_text() == "42\n"
+
+
+def test_what_slurm_refuses_is_told_in_its_words(
+    results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    pretend_slurm(tmp_path, "echo 'sbatch: error: invalid partition specified: lon' >&2; exit 1", monkeypatch)
+    executor = Submitit(slurm_partition="lon")
+    with pytest.raises(UsageError, match="SLURM takes no job: .*invalid partition specified: lon"):
+        executor.submit(Task(str(results.folder), "c", {}))
+
+
+def test_a_slurm_at_its_limit_is_offered_the_job_again(
+    results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(submitit, "AGAIN", -1.0)
+    monkeypatch.setattr(submitit, "OFFERS", 3)
+    limit = f"test -e {tmp_path}/limit && echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2 && exit 1"
+    pretend_slurm(tmp_path, f"{limit}; echo Submitted batch job 42; exit 0", monkeypatch)
+    executor = Submitit()
+    executor.submit(Task(str(results.folder), "a", {}))
+    (tmp_path / "limit").touch()
+    executor.submit(Task(str(results.folder), "b", {}))
+    executor.submit(Task(str(results.folder), "c", {}))
+    assert executor.poll() == {}
+    (tmp_path / "limit").unlink()
+    assert executor.poll() == {}
+    assert list(executor._under_way) == ["a", "b", "c"]
+    (tmp_path / "limit").touch()
+    executor.submit(Task(str(results.folder), "d", {}))
+    found = [executor.poll() for _ in range(3)][-1]
+    assert found["d"]["state"] == LOST
+    assert "QOSMaxSubmitJobPerUserLimit" in found["d"]["reason"]
 
 
 # ---- real clusters ------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ CLUSTERS = ("slurm", "local", "debug")
 QUEUED, MINUTES, CPUS = 16, 720, 4
 #: Seconds for which a job may stay preempted before it is not coming back, and that cancelled jobs have to clean up.
 BACK, GRACE = 120.0, 15.0
+#: Seconds until a job that SLURM refused, being busy or at a limit of jobs, is offered again, and how often that is.
+AGAIN, OFFERS = 60.0, 30
 
 
 class Submitit:
@@ -68,8 +70,9 @@ class Submitit:
         if device not in (None, "cpu"):
             raise UsageError(f"device={device}: SLURM gives each job its GPU; device=cpu is for jobs without.")
         slurm = submitit_cluster == "slurm"
-        if slurm and shutil.which("sbatch") is None:
-            raise UsageError("executor=submitit: no sbatch on this machine. Run this on one that submits to SLURM.")
+        for command in ("sbatch", "srun") if slurm else ():
+            if shutil.which(command) is None:
+                raise UsageError(f"executor=submitit: no {command} here. Run this on a machine that submits to SLURM.")
         if slurm_partition and not slurm:
             raise UsageError(
                 f"slurm_partition={slurm_partition}: submitit_cluster={submitit_cluster} has no partitions."
@@ -90,13 +93,23 @@ class Submitit:
         self._executor: Any = None
         self._under_way: dict[str, tuple[Task, str, Any]] = {}
         self._preempted: dict[str, float] = {}
+        self._refused: dict[str, tuple[Task, int, float, str]] = {}
 
     def submit(self, task: Task) -> None:
         """Put a cell into the queue.
 
         Raises:
-            UsageError: SLURM refuses it.
+            UsageError: SLURM refuses the first one, so that it will refuse all.
         """
+        first = self._executor is None
+        reason = self._offer(task)
+        if reason and first:
+            raise UsageError(f"SLURM takes no job: {reason}")
+        if reason:
+            self._refused[task.id] = task, 1, time.monotonic() + AGAIN, reason
+
+    def _offer(self, task: Task) -> str:
+        """Why SLURM refuses a job; empty where it takes it."""
         import submitit
 
         job = {**task.job, "device": "0" if self.gpus else "cpu", "threads": self.threads}
@@ -106,18 +119,37 @@ class Submitit:
                 self._executor = submitit.AutoExecutor(Path(task.folder) / "submitit", cluster=self.cluster)
                 self._executor.update_parameters(**self._asked)
             self._under_way[task.id] = task, name, self._executor.submit(remote_cell, task.folder, task.id, job, name)
-        except (submitit.core.utils.FailedSubmissionError, subprocess.CalledProcessError) as e:
-            raise UsageError(f"SLURM takes no job: {' '.join(str(e).split())[:500]}") from e
+        except (
+            submitit.core.utils.FailedSubmissionError,
+            submitit.core.utils.UncompletedJobError,  # what sbatch says
+            subprocess.CalledProcessError,
+        ) as e:
+            return " ".join(str(e).split())[:500] or type(e).__name__
+        return ""
 
     def poll(self) -> dict[str, dict[str, Any]]:
         """Cells whose jobs have ended."""
         if self.cluster != "debug":
             time.sleep(0.5)
-        found = {}
+        found = self._offer_again()
         for id, (task, name, job) in list(self._under_way.items()):
             if self._ended(id, job):
                 found[id] = self._found(task, name, job)
                 del self._under_way[id]
+        return found
+
+    def _offer_again(self) -> dict[str, dict[str, Any]]:
+        """Offer the jobs whose time has come; those offered too often are lost."""
+        found = {}
+        for id, (task, offers, at, reason) in list(self._refused.items()):
+            if offers >= OFFERS:
+                found[id] = {"state": LOST, "reason": f"SLURM takes no job: {reason}"}
+                del self._refused[id]
+            elif time.monotonic() > at:
+                reason = self._offer(task)
+                self._refused[id] = task, offers + 1, time.monotonic() + AGAIN, reason
+                if not reason:
+                    del self._refused[id]
         return found
 
     def _ended(self, id: str, job: Any) -> bool:
