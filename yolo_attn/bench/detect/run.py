@@ -167,7 +167,7 @@ def _note(
 
 
 class Progress:
-    """A line that says how far the run is.
+    """Says how far the run is: a live line on a terminal, elsewhere a line whenever a cell has ended.
 
     Args:
         plan: The matrix.
@@ -178,24 +178,32 @@ class Progress:
     def __init__(self, plan: Plan, store: Store, total: int) -> None:
         from tqdm import tqdm
 
-        self.store, self.began = store, time.monotonic()
-        shape = "{desc} {percentage:3.0f}%|{bar:24}| {postfix}"
-        self.bar = tqdm(total=total, bar_format=shape, file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+        self.store, self.began, self.said = store, time.monotonic(), -1
+        self.live = sys.stderr.isatty()
+        shape = "{desc} {percentage:3.0f}%|{bar:24}|{postfix}"
+        self.bar = tqdm(total=total, bar_format=shape, file=sys.stderr, dynamic_ncols=True, disable=not self.live)
+        self.total = total
 
     def update(self, tally: Tally, mine: Mapping[str, float], others: Mapping[str, float]) -> None:
         """Show the present state."""
-        running = len(mine) + len(others)
-        share = sum(self.store.progress(id, self.store.state(id).attempt) for id in mine)
         ended = tally.done + len(tally.failed)
-        self.bar.n = min(ended + share, self.bar.total)
-        self.bar.set_description_str(f"{tally.done}/{self.bar.total} cells done", refresh=False)
-        words = [f"{running} running"]
+        if not self.live and ended == self.said:
+            return
+        self.said = ended
+        share = sum(self.store.progress(id) for id in mine)
+        words = [f"{len(mine) + len(others)} running"]
         if tally.failed:
             words.append(f"{len(tally.failed)} failed")
         fresh = tally.ran + share
-        if fresh > 0.05:
-            left = (self.bar.total - ended - share) * (time.monotonic() - self.began) / fresh
+        if fresh > 0.05 and ended < self.total:
+            left = (self.total - ended - share) * (time.monotonic() - self.began) / fresh
             words.append(f"{duration(left)} left")
+        text = f"{tally.done}/{self.total} cells done"
+        if not self.live:
+            print(f"{text}, {', '.join(words)}", file=sys.stderr, flush=True)
+            return
+        self.bar.n = min(ended + share, self.total)
+        self.bar.set_description_str(text, refresh=False)
         self.bar.set_postfix_str(", ".join(words), refresh=False)
         self.bar.refresh()
 

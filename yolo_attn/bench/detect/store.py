@@ -279,8 +279,9 @@ class Store:
         with contextlib.suppress(OSError):
             (attempt.path / "released").touch()
 
-    def progress(self, id: str, attempt: int) -> float:
-        """Share of a running cell's epochs that is done, from 0 to 1."""
+    def progress(self, id: str) -> float:
+        """Share of a running cell's epochs that its last attempt has done, from 0 to 1."""
+        attempt = self._last(id)
         with contextlib.suppress(OSError, KeyError, ZeroDivisionError):
             job = _read(self.cell(id) / f"attempt-{attempt}" / "job.json") or {}
             lines = (self.cell(id) / f"attempt-{attempt}" / "train" / "results.csv").read_text(encoding="utf-8")
