@@ -3,8 +3,9 @@
     python docs/make.py            write whatever is out of step
     python docs/make.py --check    write nothing; exit code 1 if anything is out of step
 
-docs/promises.md is made as a whole, docs/img/*.svg are drawn by docs/pictures.py; in README.md the part between
-`<!-- blocks -->` and `<!-- /blocks -->` is made, in a paper's page that between `<!-- cost -->` and `<!-- /cost -->`.
+docs/promises.md is made as a whole, docs/img/*.svg are drawn by docs/pictures.py; in README.md the parts between
+`<!-- blocks -->` and `<!-- /blocks -->` and the like are made, those with measurements from the CSV files in
+benchmarks/; in a paper's page the part between `<!-- cost -->` and `<!-- /cost -->`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import measured
 from pictures import PICTURES
 
 from yolo_attn import assets, listing, registry
@@ -45,12 +47,21 @@ def outputs(costs: bool = True) -> dict[Path, str]:
     out = {DOCS / "promises.md": promises()}
     out |= {DOCS / "img" / f"{name}.svg": draw() for name, draw in PICTURES.items()}
     if costs:
-        out[ROOT / "README.md"] = between(ROOT / "README.md", "blocks", block_table())
+        out[ROOT / "README.md"] = readme()
         for page in PAGES:
             path, table = DOCS / f"{page}.md", cost_table(page)
             if table:
                 out[path] = between(path, "cost", table)
     return out
+
+
+def readme() -> str:
+    """README.md with its tables."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    made = {"blocks": block_table, "measured blocks": measured.blocks, "measured models": measured.models}
+    for word, table in {**made, "audit": measured.audit}.items():
+        text = between(ROOT / "README.md", word, table(), text)
+    return text
 
 
 def out_of_step(costs: bool = True) -> dict[Path, str]:
@@ -172,13 +183,13 @@ def footnote(link: str) -> str:
     )
 
 
-def between(path: Path, word: str, made: str) -> str:
-    """A file's text with the part between two markers replaced.
+def between(path: Path, word: str, made: str, text: str | None = None) -> str:
+    """A file's text, or the one given, with the part between two markers replaced.
 
     Raises:
         ValueError: The file lacks the markers.
     """
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if text is None else text
     start, end = f"<!-- {word} -->", f"<!-- /{word} -->"
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"{path.relative_to(ROOT)} needs the markers {start} and {end}, each once and in this order.")

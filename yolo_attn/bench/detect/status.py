@@ -19,10 +19,12 @@ from .run import duration
 from .store import DONE, FAILED, LOST, MANIFEST, RUNNING, TODO, State, Store
 from .words import switch
 
-USAGE = """usage: yolo-attn bench status DIR             how far a run is, who runs what, what failed
-       yolo-attn bench report DIR [costs=0]   write its report again; costs=0 measures no latency
+USAGE = """usage: yolo-attn bench status DIR                         how far a run is, who runs what, what failed
+       yolo-attn bench report DIR [costs=0] [samples=0]   write its report again
 
-  DIR  results folder of `yolo-attn bench detect`, which it names at its start (out=DIR)"""
+  DIR      results folder of `yolo-attn bench detect`, which it names at its start (out=DIR)
+  costs    0 measures no latency
+  samples  0 shows no pictures of the dataset, for a report that goes where the data may not"""
 STATES = (DONE, RUNNING, FAILED, LOST, TODO)
 #: Most running, failed and lost cells that are named one by one.
 MOST = 20
@@ -63,10 +65,11 @@ def main_report(words: list[str]) -> int:
     if words and words[0] in ("help", "-h", "--help"):
         print(USAGE)
         return 0
-    store, _, given = read_words(words, ("costs",))
+    store, _, given = read_words(words, ("costs", "samples"))
     from .report import write_report
 
-    print(write_report(store, measure_costs=switch(given, "costs", True)))
+    samples = switch(given, "samples", True)
+    print(write_report(store, measure_costs=switch(given, "costs", True), samples=samples))
     return 0
 
 

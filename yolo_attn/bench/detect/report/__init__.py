@@ -16,12 +16,13 @@ from ..store import RUNNING, Store
 NEEDED = ("scipy", "plotly", "tqdm")
 
 
-def write_report(store: Store, measure_costs: bool = True) -> str:
+def write_report(store: Store, measure_costs: bool = True, samples: bool = True) -> str:
     """Write report.html, report.md, results.csv, cells.csv and the pictures.
 
     Args:
         store: A results folder with a plan; unfinished and failed cells are told.
         measure_costs: Measure latency where that was not done yet. It waits until no cell is running.
+        samples: Show pictures of the datasets with predictions; without them a report holds none of the data.
 
     Returns:
         Text for the terminal: the summary, the warnings, and what was written.
@@ -40,6 +41,9 @@ def write_report(store: Store, measure_costs: bool = True) -> str:
         if measure_costs:
             _measure(store, plan)
         results = gather(store)
+        if not samples:
+            for part in (*results["datasets"], *results["cells"]):
+                part["samples"] = type(part["samples"])()
         drawn = pictures.draw_all(results, store.folder)
         written = [page.write(results, store.folder), *tables.write(results, store.folder, drawn), *drawn]
     except OSError as e:

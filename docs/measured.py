@@ -1,0 +1,145 @@
+"""Tables of README.md that come from the CSV files in benchmarks/."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, AUDIT = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "audit"
+Row = Mapping[str, str]
+#: Folder of the audit -> what was run, in words.
+RUNS = {
+    "bccd-mini-pretrained": "bccd-mini, from yolov8n.pt",
+    "bccd-mini-scratch": "bccd-mini, from scratch",
+    "shapes-pretrained": "shapes, from yolov8n.pt",
+    "shapes-scratch": "shapes, from scratch",
+}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def newest(pattern: str) -> Path:
+    """The one file of that kind.
+
+    Raises:
+        ValueError: There is none, or several.
+    """
+    found = sorted(RESULTS.glob(pattern))
+    if len(found) != 1:
+        raise ValueError(f"benchmarks/results needs one {pattern}, not {len(found)}.")
+    return found[0]
+
+
+def geometric(values: Iterable[float]) -> float:
+    """Geometric mean."""
+    listed = list(values)
+    return math.exp(math.fsum(map(math.log, listed)) / len(listed))
+
+
+def setup(path: Path) -> str:
+    """What a result's name says of its setup."""
+    device, threads, torch = re.fullmatch(r"\w+-(.+)-float32-threads(\d+)-torch(.+)", path.stem).groups()  # type: ignore
+    words = device.replace("cpu-", "").replace("-", " ")
+    return f"{words}, {threads} thread{'s' * (threads != '1')}, float32, PyTorch {torch.split('+')[0]}"
+
+
+def blocks() -> str:
+    """Operators against the authors' algorithms."""
+    path = newest("blocks-*.csv")
+    found = rows(path)
+    lines = [
+        "| operator | forward | forward + backward | kept for the backward pass | share of the machine's limit |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(r["operator"] for r in found):
+        own = [r for r in found if r["operator"] == name and r["model"] == "yolov8n"]
+        ours = [r for r in own if r["implementation"] == "ours"]
+        cells = [f"`{name}`"]
+        for phase in ("forward", "forward+backward"):
+            of_phase = [r for r in ours if r["phase"] == phase]
+            middle, low, high = (geometric(float(r[k]) for r in of_phase) for k in ("ratio", "ratio_p10", "ratio_p90"))
+            ties = sum(r["intervals"] == "overlap" for r in of_phase)
+            told = f"; {ties} of {len(of_phase)} maps tie" if ties else ""
+            cells.append(f"{middle:.2f} times as fast ({low:.2f}-{high:.2f}{told})")
+        kept = {
+            r["implementation"]: float(r["saved_x_input"])
+            for r in own
+            if r["phase"] == "forward+backward" and r["height"] == "80"
+        }
+        cells.append(f"{kept['ours']:.1f} x input instead of {kept['reference']:.0f} x")
+        shares = [float(r["fraction_of_limit"]) for r in ours]
+        cells.append(f"{min(shares):.0%}-{max(shares):.0%}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Times are those of the reference divided by ours, geometric mean over P3, P4 and P5 of yolov8n at 640 pixels",
+            f"(p10-p90 of interleaved rounds). {setup(path)}.",
+            f"[CSV](benchmarks/results/{path.name}), [plot](benchmarks/results/{path.with_suffix('.png').name});",
+            "`yolo-attn bench blocks out=benchmarks/results`.",
+        ]
+    )
+
+
+def models() -> str:
+    """Whole models against stock."""
+    path = newest("models-*.csv")
+    found = rows(path)
+    measures = ("training step", "training peak", "inference", "ONNX inference")
+    lines = ["| model | training step | training memory | inference | ONNX Runtime |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(r["model"] for r in found):
+        own = {r["measure"]: r for r in found if r["model"] == name}
+        first = name == found[0]["model"]
+        cells = [name]
+        for measure in measures:
+            r = own[measure]
+            if first:
+                cells.append(f"{float(r['median']):.0f} {r['unit']}")
+            else:
+                cells.append(f"{float(r['ratio']):.2f} x{' (tie)' if r['intervals'] == 'overlap' else ''}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Against stock yolov8n in the same run: 640 pixels, training step of 4 images, inference of one.",
+            f"{setup(path)}. [CSV](benchmarks/results/{path.name}); `yolo-attn bench models out=benchmarks/results`.",
+        ]
+    )
+
+
+def audit() -> str:
+    """What the blocks do for mAP50-95, by the runs in benchmarks/audit."""
+    lines = [
+        "| run | model | seeds | mAP50-95 | against stock | against the stock model of equal cost |",
+        "|---|---|---|---|---|---|",
+    ]
+    links = []
+    for folder, words in RUNS.items():
+        path = AUDIT / folder / "results.csv"
+        if not path.is_file():
+            continue
+        own = [r for r in rows(path) if r["subset"] == "all"]
+        for r in own:
+            against = [versus(r, other) for other in ("stock", "control")]
+            cells = [words, r["model"], r["seeds"], f"{float(r['mAP50-95']):.3f}", *against]
+            lines.append("| " + " | ".join(cells) + " |")
+        links.append(f"[{words}](benchmarks/audit/{folder}/report.md)")
+    return "\n".join([*lines, "", f"Reports: {', '.join(links)}."])
+
+
+def versus(r: Row, other: str) -> str:
+    """A paired difference with its interval and verdict."""
+    if not r[f"vs_{other}_mean"]:
+        return ""
+    mean, low, high = (float(r[f"vs_{other}_{k}"] or "nan") for k in ("mean", "t_low", "t_high"))
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}): {r[f'vs_{other}_verdict']}"
