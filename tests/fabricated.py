@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Cell, Dataset, Model, Plan
+from yolo_attn.bench.detect import costs
+from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, DETECT, STOCK, Cell, Dataset, Model, Plan
 from yolo_attn.bench.detect.results import gather
-from yolo_attn.bench.detect.store import Store
+from yolo_attn.bench.detect.store import Store, write_json
 
 #: name, role, parameters, GFLOPs, control, what it adds to the score
 MODELS = (
@@ -53,6 +54,8 @@ def fabricate(
     classes: Sequence[str] = CLASSES,
     samples: int = 3,
     metric: str = "mAP50-95",
+    kind: str = DETECT,
+    score: Callable[[str, int], float] | None = None,
 ) -> Store:
     """Write a results folder.
 
@@ -67,6 +70,8 @@ def fabricate(
         classes: Names.
         samples: Pictures of each dataset.
         metric: What verdicts rest on.
+        kind: The bench.
+        score: Model, seed -> the metric; by default chance, and what the model adds.
     """
     chance = np.random.default_rng(0)
     store = Store(folder)
@@ -78,7 +83,7 @@ def fabricate(
         start={"name": "yolov8n.pt", "sha256": "31e20dde" * 8},
         seeds=tuple(range(seeds)),
         models=tuple(
-            Model(n, role, {"name": n}, p, g, c, f"{n}: made" if role == CONTROL else "", role == CONTROL, n)
+            Model(n, role, {"name": n}, p, g, c, f"{n}: made" if role == CONTROL else "", role == CONTROL, _word(n))
             for n, role, p, g, c, _ in models
         ),
         datasets=tuple(
@@ -95,6 +100,7 @@ def fabricate(
             for i, name in enumerate(datasets)
         ),
         versions={"ultralytics": "8.4.190", "torch": "2.15.0", "yolo_attn": "0.1.0"},
+        kind=kind,
     ).with_cells()
     store.write_plan(plan)
     adds = {m[0]: m[5] for m in models}
@@ -107,8 +113,14 @@ def fabricate(
         if reason:
             store.fail(attempt, reason)
         else:
-            store.publish(cell.id, outcome(plan, cell, adds[cell.model], epochs))
+            given = score(cell.model, cell.seed) if score else None
+            store.publish(cell.id, outcome(plan, cell, adds[cell.model], epochs, given))
     return store
+
+
+def _word(name: str) -> str:
+    """What the command line calls a model: a generator word leaves the stock model out."""
+    return name.partition("-")[2] if "@" in name and "-" in name else name
 
 
 def _sample(folder: Path, data: int, number: int, classes: int, chance: np.random.Generator) -> dict[str, Any]:
@@ -127,13 +139,21 @@ def _sample(folder: Path, data: int, number: int, classes: int, chance: np.rando
     return {"file": file, "image": f"cell{number}.jpg", "width": 640, "height": 480, "truth": truth}
 
 
-def outcome(plan: Plan, cell: Cell, adds: float, epochs: int) -> dict[str, Any]:
-    """What a training may have given: the seed's luck is partly shared by all models of that seed."""
+def outcome(plan: Plan, cell: Cell, adds: float, epochs: int, given: float | None = None) -> dict[str, Any]:
+    """What a training may have given: the seed's luck is partly shared by all models of that seed.
+
+    Args:
+        plan: The matrix.
+        cell: One of its cells.
+        adds: What its model adds.
+        epochs: Of the curves.
+        given: The score, instead of all that.
+    """
     data = plan.dataset(cell.data)
     place = [d.name for d in plan.datasets].index(cell.data)
     shared = np.random.default_rng([1, cell.seed, place]).normal(0, 0.006)
     own = np.random.default_rng([2, cell.seed, place, *cell.model.encode()])
-    score = 0.45 - 0.11 * place + adds + shared + own.normal(0, 0.005)
+    score = 0.45 - 0.11 * place + adds + shared + own.normal(0, 0.005) if given is None else given
     values = {"mAP50-95": score, "mAP50": score * 1.6, "precision": score * 1.7, "recall": score * 1.5}
     epoch = list(range(1, epochs + 1))
     rising = [1 - math.exp(-4 * e / epochs) for e in epoch]
@@ -173,6 +193,15 @@ def outcome(plan: Plan, cell: Cell, adds: float, epochs: int) -> dict[str, Any]:
             "system": "Linux x86_64",
         },
     }
+
+
+def write_costs(store: Store, milliseconds: Mapping[str, float]) -> None:
+    """Write latencies into a results folder as if they had been measured; models that are not named have none."""
+    plan = store.read_plan()
+    rows = {m: {"latency_ms": ms, "latency_p10": ms - 0.2, "latency_p90": ms + 0.2} for m, ms in milliseconds.items()}
+    setup = {"device": "cpu", "threads": 1, "imgsz": 320, "torch": "2.15.0"}
+    found = {"key": costs.key(plan), "rows": {d.name: rows for d in plan.datasets}, "setup": setup, "remarks": []}
+    write_json(store.folder / costs.FILE, found)
 
 
 def with_latency(results: dict[str, Any]) -> dict[str, Any]:

@@ -437,25 +437,3 @@ def test_wrong_words_of_places(
     assert cli.main(["bench", "places", *(word.format(data=data) for word in argv)]) == 2
     assert text in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_places_are_ranked_by_effect_per_millisecond() -> None:
-    from yolo_attn.bench.detect.ranking import ranking
-
-    def row(name: str, effect: float | None, low: float, ms: float, spread: float = 0.1) -> dict[str, Any]:
-        versus = None if effect is None else {"mean": effect, "t": [low, 2 * effect - low], "verdict": "better"}
-        cost = {"latency_ms": ms, "latency_p10": ms - spread, "latency_p90": ms + spread}
-        role = CANDIDATE if versus else STOCK
-        return {"data": "d", "model": name, "role": role, "vs_stock": versus, "cost": cost}
-
-    rows = [
-        row("stock", None, 0, 10.0),
-        row("dear", 0.04, 0.02, 14.0),
-        row("cheap", 0.03, 0.01, 11.0),
-        row("free", 0.5, 0.4, 10.1),
-    ]
-    found = ranking({"datasets": [{"name": "d"}], "rows": rows})
-    assert [r["model"] for r in found] == ["cheap", "dear", "free"]
-    assert found[0]["per_ms"] == pytest.approx(0.03) and found[1]["per_ms"] == pytest.approx(0.01)
-    assert found[1]["interval"] == pytest.approx([0.005, 0.015])
-    assert found[2]["per_ms"] is None and "cannot be told" in found[2]["why"]

@@ -190,7 +190,14 @@ def raw(large: tuple[dict[str, Any], Path]) -> str:
 def test_places_are_ranked(tmp_path: Path) -> None:
     results, found = made(tmp_path, seeds=2)
     assert "Where to insert" not in found.text
-    place = {"data": "bccd", "model": EVIL, "effect": 0.0123, "effect_interval": [-0.01, 0.03], "verdict": "better"}
+    place = {
+        "data": "bccd",
+        "model": EVIL,
+        "role": "candidate",
+        "verdict": "better",
+        "corrected": "not distinguishable",
+    }
+    place |= {"effect": 0.0123, "effect_interval": [-0.01, 0.03]}
     unknown = {**place, "model": "slow", "effect": None, "effect_interval": None, "verdict": "no verdict"}
     results["places"] = [
         {**place, "milliseconds": 0.5, "per_ms": 0.0246, "interval": [-0.02, 0.06], "why": ""},
@@ -198,7 +205,7 @@ def test_places_are_ranked(tmp_path: Path) -> None:
     ]
     text = Page(page.write(results, tmp_path)).text
     start = text.index("Where to insert")
-    order = [text.index(words, start) for words in (EVIL, "+0.025", "[-0.020, +0.060]", "slow", "was not measured")]
+    order = [text.index(words, start) for words in (EVIL, "+0.0246", "[-0.0200, +0.0600]", "slow", "was not measured")]
     assert order == sorted(order)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from . import costs, sentences
+from . import costs, ranking, sentences
 from .plan import CANDIDATE, PLACES, STOCK, Cell, Dataset, Model, Plan
-from .ranking import ranking
 from .statistics import Paired, mean_interval, paired
 from .store import DONE, FAILED, Store
 
@@ -30,7 +29,8 @@ def gather(store: Store) -> dict[str, Any]:
     Returns:
         command, metric, arguments, start, seeds, versions, machines, datasets, models: what was run; rows: a dataset
         and a model each, with means, intervals, differences and costs; cells: one training each; counts: state ->
-        number of cells; costs: where latency was measured; warnings and summary: sentences.
+        number of cells; costs: where latency was measured; places: of `bench places`, ranked; warnings and summary:
+        sentences.
 
     Raises:
         FileNotFoundError: There is no plan.
@@ -70,9 +70,9 @@ def gather(store: Store) -> dict[str, Any]:
     }
     results = finite(results)
     if plan.kind == PLACES:
-        results["places"] = ranking(results)
+        results["places"] = ranking.ranking(results)
     results["warnings"] = [*sentences.warnings(results), *measured.get("remarks", [])]
-    results["summary"] = sentences.summary(results)
+    results["summary"] = (ranking if "places" in results else sentences).summary(results)
     return results
 
 

@@ -18,10 +18,15 @@ Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """A difference with its sign and three decimals; what rounds to nothing has no sign."""
-    text = f"{value:+.3f}"
-    return text[1:] if text[1:] == "0.000" else text
+    text = f"{value:+.{digits}f}"
+    return text if text.strip("+-0.") else text[1:]
+
+
+def rate(value: float) -> str:
+    """A difference per millisecond, which is small where models are slow."""
+    return signed(value, 4)
 
 
 def size(value: float) -> str:
@@ -75,13 +80,19 @@ def summary(results: Results) -> list[str]:
         return ["No cell was asked for, so nothing was found."]
     if not results["counts"].get(DONE):
         return ["No cell is done yet, so nothing was found."]
-    lines = [*_overview(results)]
+    lines = [*overview(results)]
     for data in results["datasets"]:
         lines += _on_dataset(results, data["name"])
     return [*lines, *_chance(results)]
 
 
-def _overview(results: Results) -> Iterator[str]:
+def overview(results: Results, equal_cost: bool = True) -> Iterator[str]:
+    """How many comparisons got which verdict, or why there is none.
+
+    Args:
+        results: Of `gather`.
+        equal_cost: Say which candidates are better at equal cost.
+    """
     rows = candidates(results)
     if not rows:
         yield "Only the stock model was run, so there is nothing to compare."
@@ -99,6 +110,8 @@ def _overview(results: Results) -> Iterator[str]:
     yield f"Against the stock model: {_tally(rows, 'vs_stock')}."
     if any(judged(r, "vs_control") for r in rows):
         yield f"Against a stock model enlarged to the same cost: {_tally(rows, 'vs_control')}."
+    if not equal_cost:
+        return
     several = len(results["datasets"]) > 1
     best = [f"{r['model']} on {r['data']}" if several else r["model"] for r in rows if helps(results, r)]
     yield f"Shown to be better at equal cost: {listed(best) if best else 'none'}."
@@ -113,20 +126,27 @@ def _tally(rows: Sequence[Row], key: str) -> str:
 
 def _on_dataset(results: Results, data: str) -> Iterator[str]:
     """The stock model's score, and every candidate against stock and control."""
-    metric, stock = results["metric"], stock_row(results, data)
-    found = stock["metrics"].get(metric)
-    if found is None:
-        yield f"On {data} no cell of the stock model {stock['model']} is done, so nothing is compared."
+    stock = stock_row(results, data)
+    yield stock_sentence(results, data)
+    if results["metric"] not in stock["metrics"]:
         return
-    interval = found["interval"]
-    spread = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-    seeds = plural(len(found["values"]), "seed")
-    yield f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}{spread})."
     several = len(results["datasets"]) > 1
     for row in candidates(results):
         if row["data"] == data:
             name = f"{data}, {row['model']}" if several else row["model"]
             yield from (f"{name} {text}" for text in _candidate(results, row, stock))
+
+
+def stock_sentence(results: Results, data: str) -> str:
+    """The stock model's score on a dataset."""
+    metric, stock = results["metric"], stock_row(results, data)
+    found = stock["metrics"].get(metric)
+    if found is None:
+        return f"On {data} no cell of the stock model {stock['model']} is done, so nothing is compared."
+    interval = found["interval"]
+    spread = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    seeds = plural(len(found["values"]), "seed")
+    return f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}{spread})."
 
 
 def _candidate(results: Results, row: Row, stock: Row) -> Iterator[str]:

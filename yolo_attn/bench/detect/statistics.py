@@ -107,6 +107,35 @@ def detectable(deviation: float, n: int) -> float:
     return deviation * float(shift) / math.sqrt(n)
 
 
+def p_value(mean: float, deviation: float, n: int) -> float:
+    """Two-sided p value of a paired t test.
+
+    Args:
+        mean: Of paired differences.
+        deviation: Their standard deviation, over zero.
+        n: Pairs, at least 2.
+    """
+    from scipy import stats
+
+    return 2 * float(stats.t.sf(abs(mean) * math.sqrt(n) / deviation, n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for their number by Holm's method, which holds however the tests depend on one another.
+
+    Args:
+        p_values: Of all tests.
+
+    Returns:
+        The corrected ones, in the same order.
+    """
+    corrected, least = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min((len(p_values) - rank) * p_values[i], 1.0))
+        corrected[i] = least
+    return corrected
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
     """Mean, and Student's 95 % interval of it; None for fewer than two values."""
     n = len(values)

@@ -1,4 +1,4 @@
-"""Results as tables: results.csv and cells.csv for other programs, report.md for people."""
+"""Results as tables: results.csv, cells.csv and places.csv for other programs, report.md for people."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ..table import write_csv
-from .plan import STOCK
+from .plan import CANDIDATE, STOCK
+from .ranking import RANKED, numbered, verdict_words
 from .results import PARTS
-from .sentences import listed, plural, signed
+from .sentences import listed, plural, rate, signed
 from .statistics import NONE
 
 #: results.csv begins with these; a metric's mean and interval, and a difference's numbers, follow.
@@ -19,12 +20,16 @@ FIELDS = ("data", "task", "model", "role", "subset", "objects", "seeds", "failed
 COSTS = ("parameters", "gflops", "latency_ms", "latency_p10", "latency_p90", "onnx_ms", "onnx_p10", "onnx_p90")
 VERSUS = ("n", "mean", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "detectable", "verdict")
 CELL_FIELDS = ("id", "data", "model", "seed", "state", "reason", "seconds", "peak_bytes", "device", "threads", "order")
+PLACE_FIELDS = (
+    *("data", "rank", "model", "role", "place", "form", "effect", "effect_low", "effect_high", "verdict"),
+    *("corrected", "milliseconds", "per_ms", "per_ms_low", "per_ms_high", "why"),
+)
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
 def write(results: Results, folder: Path, pictures: Sequence[Path] = ()) -> list[Path]:
-    """Write results.csv, cells.csv and report.md.
+    """Write results.csv, cells.csv and report.md, and places.csv where there are places.
 
     Args:
         results: As `results.gather` gives them.
@@ -37,9 +42,13 @@ def write(results: Results, folder: Path, pictures: Sequence[Path] = ()) -> list
     rows, cells = csv_rows(results), cell_rows(results)
     write_csv(folder / "results.csv", _fields(FIELDS, rows), rows)
     write_csv(folder / "cells.csv", _fields(CELL_FIELDS, cells), cells)
+    files = ["report.md", "results.csv", "cells.csv"]
+    if "places" in results:
+        write_csv(folder / "places.csv", PLACE_FIELDS, place_rows(results))
+        files.append("places.csv")
     names = [p.name for p in pictures if p.parent == folder]
     (folder / "report.md").write_text(markdown(results, names), encoding="utf-8")
-    return [folder / name for name in ("report.md", "results.csv", "cells.csv")]
+    return [folder / name for name in files]
 
 
 def _fields(first: Sequence[str], rows: Iterable[Row]) -> list[str]:
@@ -104,14 +113,33 @@ def cell_rows(results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def place_rows(results: Results) -> list[dict[str, Any]]:
+    """A row for each place, the best first."""
+    found = []
+    for data in results["datasets"]:
+        for number, p in numbered(results["places"], data["name"]):
+            low, high = p["effect_interval"] or (None, None)
+            row = {**p, "rank": number, "effect_low": low, "effect_high": high}
+            row["per_ms_low"], row["per_ms_high"] = p["interval"] or (None, None)
+            found.append({key: row[key] for key in PLACE_FIELDS})
+    return found
+
+
 def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     """The report as GitHub's Markdown."""
-    lines = ["# Does it help?", "", *(f"- {escaped(line)}" for line in results["summary"]), ""]
+    lines = [
+        "# Where does it help?" if "places" in results else "# Does it help?",
+        "",
+        *(f"- {escaped(line)}" for line in results["summary"]),
+        "",
+    ]
     if results["warnings"]:
         lines += ["## What stands against it", "", *(f"- {escaped(line)}" for line in results["warnings"]), ""]
     for data in results["datasets"]:
         rows = [r for r in results["rows"] if r["data"] == data["name"]]
-        lines += [f"## {escaped(data['name'])}", "", *_main_table(results, rows), ""]
+        lines += [f"## {escaped(data['name'])}", ""]
+        lines += _places_table(results, data["name"])
+        lines += [*_main_table(results, rows), ""]
         lines += _costs_table(results, rows)
         lines += _parts_table(results, rows)
     lines += [line for name in pictures for line in (f"![{escaped(Path(name).stem)}]({quote(name)})", "")]
@@ -142,6 +170,21 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with so many decimals, or a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _places_table(results: Results, data: str) -> list[str]:
+    """The places of a dataset, ranked; nothing where there are none."""
+    header = ["rank", "model", "against stock, per ms", "against stock", "verdict", "ms over stock"]
+    lines = []
+    for rank, p in numbered(results.get("places", ()), data):
+        name = code(p["model"]) + (f" ({p['role']})" if p["role"] != CANDIDATE else "")
+        effect = "-" if p["effect"] is None else f"{signed(p['effect'])}{_interval(p['effect_interval'], signed)}"
+        per_ms = escaped(p["why"] or "-")
+        if p["per_ms"] is not None:
+            per_ms = f"{rate(p['per_ms'])}{_interval(p['interval'], rate)}"
+        extra = "-" if p["milliseconds"] is None else f"{p['milliseconds']:+.2f}"
+        lines.append(["" if rank is None else str(rank), name, per_ms, effect, verdict_words(p), extra])
+    return [*table(header, lines, words=2), "", RANKED, ""] if lines else []
 
 
 def _main_table(results: Results, rows: Sequence[Row]) -> list[str]:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..sentences import plural, signed
+from ..plan import CANDIDATE
+from ..ranking import RANKED, numbered, verdict_words
+from ..sentences import plural, rate, signed
 from .markup import Html, el, join
 from .series import score
 
@@ -126,33 +128,36 @@ def trainings_table(results: Mapping[str, Any]) -> Html:
     return table("Trainings. The same order of images: the same pixels in the same order.", head, body)
 
 
-def places_table(places: Sequence[Row], data: str) -> Html:
+def places_table(places: Sequence[Row], data: str, id: str) -> Html:
     """The ranking of `bench places`; nothing where there is none."""
-    titles = (("place", True), ("model", False), ("difference to stock\nper ms", True), ("difference\nto stock", True))
-    head = [header(*t) for t in (*titles, ("ms over\nstock", True))]
+    numbers = ("difference to stock\nper ms", "difference\nto stock", "ms over\nstock")
+    head = [header("rank", True), header("model", False), *(header(t, True) for t in numbers), header("verdict", False)]
     body = []
-    for i, p in enumerate([p for p in places if p["data"] == data], 1):
+    for number, p in numbered(places, data):
         effect = None if p["effect"] is None else signed(p["effect"])
-        badge = el("span", p["verdict"], class_=f"verdict {p['verdict'].replace(' ', '-')}")
-        per_ms = None if p["per_ms"] is None else join([signed(p["per_ms"]), _ends(p["interval"])])
+        badge = el("span", verdict_words(p), class_=f"verdict {p['verdict'].replace(' ', '-')}")
+        per_ms = None if p["per_ms"] is None else join([rate(p["per_ms"]), _ends(p["interval"], rate)])
         cells = [
             _cell(p["per_ms"], per_ms or join([NOTHING, el("small", p["why"], class_="why")]), True),
-            _cell(p["effect"], effect and join([effect, _ends(p.get("effect_interval")), badge]), True),
+            _cell(p["effect"], effect and join([effect, _ends(p["effect_interval"])]), True),
             _cell(p["milliseconds"], None if p["milliseconds"] is None else f"{p['milliseconds']:+.2f}", True),
+            _cell(p["verdict"], badge, False),
         ]
-        name = el("th", p["model"], scope="row", data_value=p["model"])
-        body.append(el("tr", el("td", i, class_="n", data_value=i), name, *cells))
+        role = "" if p["role"] == CANDIDATE else el("small", p["role"])
+        name = el("th", _broken(p["model"]), role, scope="row", data_value=p["model"])
+        body.append(el("tr", _cell(number, number, True), name, *cells))
     if not body:
         return Html("")
-    caption = (
-        f"Places on {data}. The best first, by paired difference per millisecond of latency that the place adds; those "
-        "whose latency cannot be told from the stock model's follow, by their difference."
-    )
-    return join([el("h3", "Where to insert"), table(caption, head, body)])
+    return join([el("h3", "Where to insert", id=id), table(f"Places on {data}. {RANKED}", head, body)])
 
 
-def _ends(interval: Sequence[float] | None) -> Html:
-    return el("small", f"[{signed(interval[0])}, {signed(interval[1])}]" if interval else "no interval")
+def _broken(name: str) -> Html:
+    """A name of several places, which may go on in the next line."""
+    return join(name.split("+"), Html("+<wbr>"))
+
+
+def _ends(interval: Sequence[float] | None, show: Callable[[float], str] = signed) -> Html:
+    return el("small", f"[{show(interval[0])}, {show(interval[1])}]" if interval else "no interval")
 
 
 def header(title: str, number: bool, kind: str = "") -> Html:

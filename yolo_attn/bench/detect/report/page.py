@@ -91,7 +91,11 @@ def _lead(results: Mapping[str, Any]) -> Html:
 
 def _contents(results: Mapping[str, Any]) -> Html:
     links = [("#findings", "Findings")]
-    links += [(f"#data-{i}", d["name"]) for i, d in enumerate(results["datasets"])]
+    ranked = {p["data"] for p in results.get("places") or ()}
+    for i, d in enumerate(results["datasets"]):
+        links.append((f"#data-{i}", d["name"]))
+        if d["name"] in ranked:
+            links.append((f"#data-{i}-places", f"Where to insert, by {d['name']}"))
     links += [("#run", "What was run")]
     items = [el("li", el("a", words, href=target)) for target, words in links]
     return el("nav", el("ul", *items), aria_label="contents")
@@ -142,7 +146,7 @@ def _dataset(results: Mapping[str, Any], data: Mapping[str, Any], key: str, plot
         items = el("ul", *(el("li", s) for s in found))
         heading = el("summary", f"Findings on {name}, in words")
         parts.append(el("details", heading, items, class_="box", open=len(found) <= MANY))
-    parts += [places_table(results.get("places") or (), name), models_table(results, rows, name)]
+    parts += [places_table(results.get("places") or (), name, f"{key}-places"), models_table(results, rows, name)]
     if any(r["n"] for r in rows):
         parts += [
             plots.of(name, key),

@@ -1,0 +1,266 @@
+"""What `bench places` says of its results: the ranking, its words, its tables; on a fabricated folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+from scipy import stats
+
+from yolo_attn.bench.detect import tables
+from yolo_attn.bench.detect.plan import PLACES, STOCK
+from yolo_attn.bench.detect.ranking import ranking
+from yolo_attn.bench.detect.report import write_report
+from yolo_attn.bench.detect.results import gather
+from yolo_attn.bench.detect.statistics import BETTER, NONE, SAME, WORSE, holm, p_value
+from yolo_attn.bench.detect.store import Store
+
+STOCK_SCORES, STOCK_MS = (0.40, 0.42, 0.41, 0.43, 0.40), 20.0
+#: Word -> differences to stock, seed by seed; milliseconds over stock, None where they were not measured.
+FOUND: dict[str, tuple[tuple[float, ...], float | None]] = {
+    "hilo@backbone.P4@row": ((0.02, -0.012, 0.004, 0.013, -0.005), 0.05),
+    "hilo@backbone.P5@row": ((-0.02, -0.021, -0.019, -0.022, -0.018), 0.5),
+    "hilo@neck.P5@row": ((0.010, 0.012, 0.011, 0.009, 0.013), 1.0),
+    "hilo@P5@row": ((0.02, -0.012, 0.004, 0.008, -0.025), 4.0),
+    "hilo@neck.P4@csp": ((0.01, -0.012, 0.004, 0.013, -0.005), -2.0),
+    "hilo@neck.P5@csp": ((0.035, 0.005, 0.030, 0.012, 0.023), 3.0),
+    "hilo@P4@csp": ((0.01, -0.03, 0.004, -0.013, -0.005), None),
+}
+BROKEN = "hilo@P5@csp"
+#: As they are ranked.
+ORDER = (
+    *("hilo@neck.P5@row", "hilo@neck.P5@csp"),  # gains with a price
+    *("hilo@backbone.P4@row", "hilo@neck.P4@csp"),  # gains without
+    *("hilo@P5@row", "hilo@P4@csp", "hilo@backbone.P5@row"),  # losses
+    BROKEN,
+)
+
+
+def name(word: str) -> str:
+    return f"yolov8n-{word}"
+
+
+def folder(
+    path: Path, seeds: int = 5, found: Any = FOUND, datasets: tuple[str, ...] = ("bccd",), costs: bool = True
+) -> Store:
+    """A finished run of `bench places`; all cells of one place failed."""
+    models = [("yolov8n", STOCK, 3_000_000, 8.2, "", 0.0)]
+    models += [(name(word), "candidate", 3_100_000, 8.6, "", 0.0) for word in {**found, BROKEN: None}]
+
+    def score(model: str, seed: int) -> float:
+        return STOCK_SCORES[seed] + (found[model.partition("-")[2]][0][seed] if "@" in model else 0.0)
+
+    def fail(model: str, data: str, seed: int) -> str:
+        return "out of memory" if model == name(BROKEN) else ""
+
+    store = fabricated.fabricate(
+        path, seeds, models, datasets, epochs=3, fail=fail, samples=1, kind=PLACES, score=score
+    )
+    if costs:
+        extra = {name(word): STOCK_MS + ms for word, (_, ms) in found.items() if ms is not None}
+        fabricated.write_costs(store, {"yolov8n": STOCK_MS, **extra})
+    return store
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return gather(folder(tmp_path_factory.mktemp("places")))
+
+
+def place(results: dict[str, Any], word: str) -> dict[str, Any]:
+    return next(p for p in results["places"] if p["model"] == name(word))
+
+
+# ------------------------------------------------------------------------------------------------------------ ranking
+
+
+def test_gains_with_a_price_come_first_and_losses_last(results: dict[str, Any]) -> None:
+    assert [p["model"] for p in results["places"]] == [name(word) for word in ORDER]
+    assert [p["place"] for p in results["places"][:3]] == ["neck.P5", "neck.P5", "backbone.P4"]
+    assert [p["form"] for p in results["places"][:3]] == ["row", "csp", "row"]
+
+
+def test_a_place_has_its_effect_per_millisecond_or_says_why_not(results: dict[str, Any]) -> None:
+    cheap, dear = place(results, "hilo@neck.P5@row"), place(results, "hilo@neck.P5@csp")
+    assert (cheap["effect"], cheap["milliseconds"], cheap["per_ms"]) == pytest.approx((0.011, 1.0, 0.011))
+    assert (dear["effect"], dear["milliseconds"], dear["per_ms"]) == pytest.approx((0.021, 3.0, 0.007))
+    low, high = dear["effect_interval"]
+    assert dear["interval"] == pytest.approx([low / 3, high / 3])
+    assert "cannot be told" in place(results, "hilo@backbone.P4@row")["why"]
+    assert "is faster" in place(results, "hilo@neck.P4@csp")["why"]
+    assert "not measured" in place(results, "hilo@P4@csp")["why"]
+    assert [p["per_ms"] is None for p in results["places"]] == [bool(p["why"]) for p in results["places"]]
+    broken = place(results, BROKEN)
+    assert (broken["effect"], broken["verdict"], broken["corrected"]) == (None, NONE, "")
+    assert "not measured" in broken["why"]
+
+
+def test_a_place_without_a_result_says_so(tmp_path: Path) -> None:
+    store = folder(tmp_path, found={**FOUND, BROKEN: FOUND["hilo@neck.P5@row"]})
+    found = place(gather(store), BROKEN)
+    assert (found["effect"], found["per_ms"], found["milliseconds"]) == (None, None, 1.0)
+    assert found["why"] == "no seed is done in both"
+
+
+def test_a_loss_is_no_better_for_costing_more_time() -> None:
+    def row(name: str, effect: float, ms: float) -> dict[str, Any]:
+        versus = {"n": 2, "mean": effect, "deviation": 0.01, "t": [effect - 0.1, effect + 0.1], "verdict": SAME}
+        cost = {"latency_ms": ms, "latency_p10": ms, "latency_p90": ms}
+        stock = name == "stock"
+        role = STOCK if stock else "candidate"
+        return {"data": "d", "model": name, "role": role, "vs_stock": None if stock else versus, "cost": cost}
+
+    rows = [row("stock", 0, 10), row("slow loss", -0.02, 90), row("loss", -0.01, 11), row("gain", 0.001, 60)]
+    assert [p["model"] for p in ranking({"datasets": [{"name": "d"}], "rows": rows})] == ["gain", "loss", "slow loss"]
+
+
+def test_verdicts_are_corrected_for_their_number(results: dict[str, Any]) -> None:
+    left = {word: (place(results, word)["verdict"], place(results, word)["corrected"]) for word in FOUND}
+    assert left.pop("hilo@neck.P5@row") == (BETTER, BETTER)
+    assert left.pop("hilo@neck.P5@csp") == (BETTER, SAME)  # p = 0.02, one of seven
+    assert left.pop("hilo@backbone.P5@row") == (WORSE, WORSE)
+    assert set(left.values()) == {(SAME, SAME)}
+
+
+def test_p_values_and_holms_correction() -> None:
+    differences = FOUND["hilo@neck.P5@csp"][0]
+    want = stats.ttest_1samp(differences, 0).pvalue
+    assert p_value(stats.tmean(differences), stats.tstd(differences), 5) == pytest.approx(want)
+    # By hand: 4 x 0.01, 3 x 0.02, 2 x 0.03, and 0.04, which may not come out below the one before it.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9]) and holm([]) == []
+
+
+# -------------------------------------------------------------------------------------------------------------- words
+
+
+def test_the_summary_of_places(results: dict[str, Any]) -> None:
+    text = "\n".join(results["summary"])
+    assert "Against the stock model: 2 better, 1 worse, 4 not distinguishable, of 7 comparisons." in text
+    assert "at equal cost" not in text, "no control was run"
+    first = next(s for s in results["summary"] if s.startswith("First of 7 places"))
+    assert f"{name('hilo@neck.P5@row')}, +0.0110 per ms (95 % interval +0.0090 to +0.0130)" in first
+    assert "1.00 ms more, and +0.011 (95 % interval +0.009 to +0.013), better." in first
+    assert "flattered by chance" in first
+    assert f"Better than stock: {name('hilo@neck.P5@row')} and {name('hilo@neck.P5@csp')}." in text
+    assert f"Worse than stock: {name('hilo@backbone.P5@row')}." in text
+    assert "4 of 7 places cannot be told from the stock model: differences of -0.007 to +0.004." in text
+    assert "2 places with a gain cost no time that could be measured" in text
+    assert "7 comparisons with stock gave 3 verdicts of better or worse." in text
+    assert "chance alone would give about 0.35 (5 % of them, half of them better)" in text
+    remain = next(s for s in results["summary"] if "Holm" in s)
+    assert "neck.P5@row (better)" in remain and "backbone.P5@row (worse) remain." in remain and "csp" not in remain
+    assert "not with one another" in text
+
+
+def test_where_nothing_can_be_told_nothing_is_claimed(tmp_path: Path) -> None:
+    noise = {
+        word: v for word, v in FOUND.items() if word in ("hilo@backbone.P4@row", "hilo@P5@row", "hilo@neck.P4@csp")
+    }
+    noise["hilo@neck.P5@row"] = ((0.02, -0.012, 0.004, 0.013, -0.004), 2.0)
+    text = "\n".join(gather(folder(tmp_path, found=noise))["summary"])
+    assert "First of 4 places by gain per millisecond: yolov8n-hilo@neck.P5@row, +0.0021 per ms" in text
+    assert "It may be first by chance alone." in text
+    assert "None of the places can be told from the stock model" in text
+    assert "Better than stock" not in text
+    assert "Holm" not in text, "there is no verdict to correct"
+
+
+def test_where_every_place_loses_there_is_no_best(tmp_path: Path) -> None:
+    losses = {word: v for word, v in FOUND.items() if word in ("hilo@backbone.P5@row", "hilo@P4@csp")}
+    text = "\n".join(gather(folder(tmp_path, found=losses))["summary"])
+    assert "No place gains anything: yolov8n-hilo@P4@csp loses least, -0.007" in text
+    assert "first of" not in text.lower()
+
+
+@pytest.mark.parametrize("seeds", (0, 1, 2))
+def test_few_seeds_claim_nothing(seeds: int, tmp_path: Path) -> None:
+    results = gather(folder(tmp_path, seeds=seeds))
+    text = "\n".join([*results["summary"], *results["warnings"]])
+    assert ("no verdict" in text) == (seeds < 2)
+    assert (
+        "None" not in text
+        and not re.search(r"\bnan\b", text)
+        and "remains" not in text.replace("none of them remains", "")
+    )
+    if seeds == 1:
+        assert "no interval" in text and "from the stock model" not in text and "flattered" not in text
+    assert len(results["places"]) == len(FOUND) + 1
+
+
+def test_without_latency_places_are_ranked_by_their_gain(tmp_path: Path) -> None:
+    results = gather(folder(tmp_path, costs=False))
+    assert [p["model"] for p in results["places"]][:2] == [name("hilo@neck.P5@csp"), name("hilo@neck.P5@row")]
+    text = "\n".join(results["summary"])
+    assert "Latency was not measured, so places are ranked by their gain alone." in text
+    assert "per millisecond" not in text
+
+
+def test_several_datasets_are_corrected_together_and_told_apart(tmp_path: Path) -> None:
+    results = gather(folder(tmp_path, datasets=("bccd", "shapes")))
+    assert [p["data"] for p in results["places"]] == ["bccd"] * 8 + ["shapes"] * 8
+    assert {(p["verdict"], p["corrected"]) for p in results["places"] if "neck.P5@csp" in p["model"]} == {
+        (BETTER, SAME)
+    }
+    text = "\n".join(results["summary"])
+    assert "bccd, first of 7 places" in text and "shapes, first of 7 places" in text
+    assert "14 comparisons with stock gave 6 verdicts" in text
+
+
+def test_controls_are_compared_but_are_no_places(tmp_path: Path) -> None:
+    models = [
+        ("yolov8n", STOCK, 3_000_000, 8.2, "", 0.0),
+        (name("sam@P5@row"), "candidate", 3e6, 9.0, "yolov8n+3", 0.05),
+    ]
+    models.append(("yolov8n+3", "control", 3e6, 9.0, "", 0.06))
+    results = gather(fabricated.fabricate(tmp_path, 5, models, epochs=3, kind=PLACES))
+    assert [p["role"] for p in results["places"]] == ["control", "candidate"]
+    assert [(r["rank"], r["model"]) for r in tables.place_rows(results)] == [
+        (None, "yolov8n+3"),
+        (1, name("sam@P5@row")),
+    ]
+    text = "\n".join(results["summary"])
+    assert "First of 1 place by gain: yolov8n-sam@P5@row," in text and "enlarged to the same cost" in text
+    assert "flattered" not in text and "1 comparison with stock" in text
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_the_files_of_a_places_run(tmp_path: Path, results: dict[str, Any]) -> None:
+    said = write_report(folder(tmp_path), measure_costs=False)
+    assert str(tmp_path / "places.csv") in said and "First of 7 places" in said
+    with open(tmp_path / "places.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert [r["model"] for r in rows] == [name(word) for word in ORDER]
+    assert [r["rank"] for r in rows] == [*"1234567", ""]
+    assert float(rows[1]["per_ms"]) == pytest.approx(0.007) and (rows[1]["verdict"], rows[1]["corrected"]) == (
+        BETTER,
+        SAME,
+    )
+    assert rows[2]["per_ms"] == "" and "cannot be told" in rows[2]["why"]
+    assert {"effect_low", "effect_high", "per_ms_low", "per_ms_high", "milliseconds"} <= rows[0].keys()
+
+
+def test_report_md_ranks_places_before_all_else(tmp_path: Path, results: dict[str, Any]) -> None:
+    text = tables.markdown(results)
+    block = next(iter(re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)))
+    lines = block.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [*"1234567", ""]
+    assert (
+        "+0.0070 (+0.0019 to +0.0121) | +0.021 (+0.006 to +0.036) | better (not after correction) | +3.00 |" in lines[1]
+    )
+    assert "its latency cannot be told from the stock model's" in lines[2]
+    assert "The interval per millisecond is that of the difference" in text
+    assert "None" not in text
+
+
+def test_a_run_of_bench_detect_has_no_places(tmp_path: Path) -> None:
+    results = gather(fabricated.fabricate(tmp_path, 2, fabricated.MODELS[:2], epochs=3))
+    assert "places" not in results
+    tables.write(results, tmp_path)
+    assert not (tmp_path / "places.csv").exists()
