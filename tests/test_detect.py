@@ -236,6 +236,20 @@ def test_a_damaged_result_is_set_aside_and_done_again(damage: str, tmp_path: Pat
     assert s.state("cell").name in (LOST, RUNNING)
 
 
+def test_a_damaged_result_in_a_folder_for_reading_is_not_done(tmp_path: Path, monkeypatch: Any) -> None:
+    s = Store(tmp_path)
+    s.claim("cell")
+    (s.cell("cell") / "result.json").write_text("{")
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.rename", refuse)
+    assert s.result("cell") is None
+    assert s.state("cell").name == RUNNING
+    assert (s.cell("cell") / "result.json").read_text() == "{"
+
+
 @pytest.mark.parametrize("content", ["not JSON", "{}", '{"format": 0, "cells": []}', "[]"])
 def test_a_manifest_that_is_damaged_or_of_another_version_is_set_aside(content: str, tmp_path: Path) -> None:
     s, plan = Store(tmp_path), tiny_plan()

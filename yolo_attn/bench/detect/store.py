@@ -189,7 +189,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # somebody else did, or the folder is only for reading
                 set_aside(path)
             return None
 
