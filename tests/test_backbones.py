@@ -160,7 +160,8 @@ def test_fusing_keeps_the_maps(row: registry.Block) -> None:
 @pytest.mark.slow
 @every_row
 def test_onnx_is_right_at_other_sizes(row: registry.Block) -> None:
-    ort = pytest.importorskip("onnxruntime")
+    import onnxruntime as ort
+
     module, file = built(row), io.BytesIO()
     names = [f"y{i}" for i in range(4)]
     torch.onnx.export(
