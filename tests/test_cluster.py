@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,8 @@ executor = executors.make(request.executor, **request.resources)
 tally = run(request.plan, store, executor, request.start, request.keep)
 print(json.dumps({"done": tally.done, "ran": tally.ran, "failed": tally.failed, "interrupted": tally.interrupted}))
 """
+#: Of Ray clusters. Where a user has a token in his home, Ray asks for it.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_USAGE_STATS_ENABLED": "0"}
 #: Seconds after which something is surely wrong; the machine may be busy with other things.
 PATIENCE = 600
 
@@ -381,7 +384,7 @@ def environment(**env: str) -> dict[str, str]:
     """Of runners and of machines: this package, wherever they run."""
     package = str(Path(yolo_attn.__file__).parents[1])
     paths = [p for p in (env.pop("first", ""), package) if p]
-    return clean_environment(**{"PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0", **env})
+    return clean_environment(**{"PYTHONPATH": os.pathsep.join(paths), **TOKEN, **env})
 
 
 class Runner:
@@ -443,13 +446,14 @@ def end_all(process: subprocess.Popen[Any]) -> None:
     process.wait(timeout=30)
 
 
-def until(what: Callable[[], Any], why: str) -> Any:
-    """Wait for something."""
+def until(what: Callable[[], Any], why: str, *processes: subprocess.Popen[Any]) -> Any:
+    """Wait for something that these processes are to do."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = what()
         if found:
             return found
+        assert all(p.poll() is None for p in processes), f"a process ended before {why}"
         time.sleep(0.05)
     raise AssertionError(f"still waiting: {why}")
 
@@ -585,7 +589,7 @@ def test_a_ray_node_killed_in_mid_run_changes_no_result(
     def far_away() -> list[Path]:
         return [a for a in runner.under_way() if owner(a)["host"].startswith("far-away")]
 
-    victim = until(far_away, "a cell on the second node")[0]
+    victim = until(far_away, "a cell on the second node", runner.process, node)[0]
     process = psutil.Process(owner(victim)["pid"])
     cell = process.children()
     cluster.raylet(node).kill()
@@ -607,7 +611,7 @@ def test_an_interrupted_ray_run_gives_its_cells_back(
 ) -> None:
     runner = Runner(place / "interrupted", data, "executor=ray", f"ray_address={cluster.address}")
     runners.append(runner)
-    attempt = until(runner.under_way, "a cell under way")[0]
+    attempt = until(runner.under_way, "a cell under way", runner.process)[0]
     cell = psutil.Process(owner(attempt)["pid"]).children()
     assert cell
     os.kill(runner.process.pid, signal.SIGINT)
@@ -619,14 +623,23 @@ def test_an_interrupted_ray_run_gives_its_cells_back(
 
 
 @pytest.mark.slow
-def test_a_cell_that_fits_no_machine_is_refused_before_anything_runs(
-    cluster: Cluster, place: Path, data: str, runners: list[Runner]
+@pytest.mark.parametrize(
+    ("threads", "mode", "told"),
+    [
+        (8, "token", "threads=8: no machine of the Ray cluster has so many CPUs; the largest has 1."),
+        (1, "disabled", "{address}: this Ray cluster asks for its token; set RAY_AUTH_MODE=token."),
+    ],
+    ids=["no machine is large enough", "no token"],
+)
+def test_a_ray_cluster_that_cannot_be_used_is_refused(
+    threads: int, mode: str, told: str, cluster: Cluster, place: Path
 ) -> None:
-    code = f"from yolo_attn.bench.detect.executors.ray import Ray\nRay(threads=8, ray_address={cluster.address!r})"
-    run = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment(), capture_output=True, text=True)
-    assert run.stderr.splitlines()[-1] == (
-        "yolo_attn.cli.UsageError: threads=8: no machine of the Ray cluster has so many CPUs; the largest has 1."
+    make = f"executors.make('ray', {threads=}, ray_address={cluster.address!r})"
+    code = f"from yolo_attn.bench.detect import executors\n{make}"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=environment(RAY_AUTH_MODE=mode), capture_output=True, text=True
     )
+    assert run.stderr.splitlines()[-1] == f"yolo_attn.cli.UsageError: {told.format(address=cluster.address)}"
 
 
 @pytest.mark.slow
@@ -636,7 +649,7 @@ def test_submitit_gives_the_same_results_though_a_job_is_killed(
     pytest.importorskip("submitit")
     runner = Runner(place / "submitit", data, "executor=submitit", "submitit_cluster=local")
     runners.append(runner)
-    victim = until(runner.under_way, "a cell under way")[0]
+    victim = until(runner.under_way, "a cell under way", runner.process)[0]
     psutil.Process(owner(victim)["pid"]).kill()
     assert runner.end() == {"done": 4, "ran": 4, "failed": {}, "interrupted": False}
     assert outcomes(runner.store) == expected

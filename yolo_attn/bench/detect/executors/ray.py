@@ -25,8 +25,9 @@ from . import Reader, Task, give_up, remote_cell, text
 
 #: Seconds that a look at the cluster's machines is good for, and that ended cells have to clean up.
 FRESH, GRACE = 3.0, 15.0
-#: Of a cluster that the run starts for itself; cells pass nothing through its store.
-LOCAL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+#: Bytes of the store of a cluster that the run starts for itself; cells pass nothing through it.
+STORE = 100 * 2**20
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 class Ray:
@@ -187,18 +188,21 @@ def _connect(address: str | None) -> None:
     """Join a cluster, or start one."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     named = address or os.environ.get("RAY_ADDRESS", "")
     try:
-        if not named and _is_stale():
-            named = "local"
-        try:
-            ray.init(address=named or "auto", **quiet, **(LOCAL if named == "local" else {}))
-        except ConnectionError:
-            if named:
-                raise
-            ray.init(address="local", **quiet, **LOCAL)
+        if not named and not _is_stale():
+            with contextlib.suppress(ConnectionError):
+                ray.init(address="auto", **QUIET)
+                return
+        if named in ("", "local"):
+            if not os.environ.get("RAY_AUTH_MODE"):  # else Ray leaves a token in the user's home, and asks for it later
+                os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
+            ray.init(address="local", include_dashboard=False, object_store_memory=STORE, **QUIET)
+        else:
+            ray.init(address=named, **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as e:  # RuntimeError: another version of Ray or Python
+        if "InvalidAuthToken" in f"{e} {e.__cause__}":
+            raise UsageError(f"{named}: this Ray cluster asks for its token; set RAY_AUTH_MODE=token.") from e
         raise UsageError(f"executor=ray, {named or 'on this machine'}: {_line(e)}") from e
 
 
