@@ -131,7 +131,7 @@ NAMES = ("circle", "square|`x`_<b>")
 
 
 def model(name: str, role: str = CANDIDATE, gflops: float = 10.0, control: str = "", recipe: str = "") -> Model:
-    return Model(name, role, {"nc": 80, "name": name}, 3_000_000, gflops, control, recipe)
+    return Model(name, role, {"nc": 80, "name": name}, 3_000_000, gflops, control, recipe, role == CONTROL)
 
 
 MODELS = (
@@ -344,6 +344,20 @@ def test_a_control_that_misses_is_said(tmp_path: Path) -> None:
     models = (*MODELS[:3], replace(MODELS[3], gflops=10.5))
     warnings = gather(done_folder(tmp_path, make_plan(models=models)))["warnings"]
     assert warnings == ["shapes: the cost control stock+2 has 5.0 % more GFLOPs than ours; nothing closer was found."]
+
+
+def test_a_wider_control_that_cannot_take_the_starting_weights_is_said(tmp_path: Path) -> None:
+    wider = replace(MODELS[-1], grown=False)
+    plan = make_plan(models=(*MODELS[:-1], wider))
+    said = gather(done_folder(tmp_path / "pretrained", plan))["warnings"]
+    assert len(said) == 1 and "stock+2 is wider than start.pt" in said[0]
+    assert gather(done_folder(tmp_path / "scratch", replace(plan, start={}).with_cells()))["warnings"] == []
+
+
+def test_where_seeds_change_nothing_that_is_why_there_is_no_verdict(tmp_path: Path) -> None:
+    same = {"values": {"mAP50-95": 0.4}}
+    summary = gather(done_folder(tmp_path, changes=lambda cell: same))["summary"]
+    assert summary[0].startswith("There is no verdict: all seeds give the same difference")
 
 
 def test_a_damaged_result_is_set_aside_and_not_counted(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:
 
 
 def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
-    """Bottlenecks added one by one to the C2f rows, the deepest first, in turn."""
+    """Bottlenecks added one by one to the C2f rows, in turn, from the first row on."""
     name = f"{stock.name}+bottlenecks"
     rows = _deepened_rows(stock.d)
     if not rows:

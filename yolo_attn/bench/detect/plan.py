@@ -33,8 +33,8 @@ class Model:
         name: What the report calls it.
         role: stock, candidate or control.
         d: The parsed YAML with its one scale; Ultralytics builds the model from it.
-        parameters: Of the model as the YAML describes it.
-        gflops: At the matrix's image size.
+        parameters: For the classes of the first dataset.
+        gflops: For the same, at the matrix's image size.
         control: Name of the cost-matched control, for candidates that have one.
         recipe: How a control was made, in words; empty for others.
         grown: The control starts from the stock weights with zeros for what it has more of.

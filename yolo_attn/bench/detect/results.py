@@ -91,7 +91,7 @@ def _dataset(data: Dataset) -> dict[str, Any]:
 
 
 def _model(model: Model) -> dict[str, Any]:
-    names = ("name", "role", "parameters", "gflops", "control", "recipe", "word")
+    names = ("name", "role", "parameters", "gflops", "control", "recipe", "grown", "word")
     return {k: getattr(model, k) for k in names}
 
 

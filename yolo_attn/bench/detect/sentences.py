@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .models import MATCH
-from .plan import CANDIDATE, STOCK
+from .plan import CANDIDATE, CONTROL, STOCK
 from .statistics import BETTER, LEVEL, NONE, SAME, WORSE
 from .store import DONE, FAILED
 
@@ -105,7 +105,7 @@ def overview(results: Results, equal_cost: bool = True) -> Iterator[str]:
                 "and one training cannot tell that from what a block does."
             )
         else:
-            yield "There is no verdict: no candidate has two usable seeds in common with the stock model."
+            yield f"There is no verdict: {'; '.join(dict.fromkeys(r['vs_stock']['why'] for r in rows))}."
         return
     yield f"Against the stock model: {_tally(rows, 'vs_stock')}."
     if any(judged(r, "vs_control") for r in rows):
@@ -225,7 +225,7 @@ def _chance(results: Results) -> Iterator[str]:
 
 def warnings(results: Results) -> list[str]:
     """What stands against the results, in plain words."""
-    lines = [*_incomplete(results), *_few_seeds(results), *_machines(results)]
+    lines = [*_incomplete(results), *_few_seeds(results), *_machines(results), *_starts(results)]
     for data in results["datasets"]:
         lines += [*_orders(results, data["name"]), *_same_seeds(results, data["name"])]
         lines += [*_controls(results, data["name"]), *_scores(results, data["name"])]
@@ -285,6 +285,19 @@ def _machines(results: Results) -> Iterator[str]:
         yield text + "part of a difference may be the machines', and training times do not compare."
     else:
         yield text + "Those that are compared with one another ran on one kind; training times are means over all."
+
+
+def _starts(results: Results) -> Iterator[str]:
+    """Controls into which the starting weights do not fit."""
+    if not results["start"]:
+        return
+    for m in results["models"]:
+        if m["role"] == CONTROL and not m["grown"]:
+            yield (
+                f"The cost control {m['name']} is wider than {results['start']['name']}, so it begins with few of "
+                "those weights and the others with most: what beats it has shown little. Compare from scratch instead, "
+                "without pretrained=."
+            )
 
 
 def _orders(results: Results, data: str) -> Iterator[str]:

@@ -235,7 +235,7 @@ def _costs_table(results: Results, rows: Sequence[Row]) -> list[str]:
             line.append(f"{number(cost[f'{key}_ms'], 1)}{spread}")
         lines.append([*line, number(r["seconds"], 0), number(peak / 2**20 if peak else None, 0)])
     setup = results["costs"]
-    text = "Parameters and GFLOPs are those of the model YAML; latency was not measured."
+    text = "Parameters and GFLOPs for the classes of the first dataset; latency was not measured."
     if setup:
         runtime = f", ONNX Runtime {setup['onnxruntime']}" if "onnxruntime" in setup else ""
         text = (

@@ -229,7 +229,7 @@ def _models(results: Mapping[str, Any]) -> Html:
         rows.append(
             el("tr", el("th", m["name"], scope="row"), el("td", m["role"]), *costs, el("td", control), el("td", how))
         )
-    caption = el("caption", el("span", "Models as their YAML describes them, before they have a dataset's classes."))
+    caption = el("caption", el("span", "Parameters and GFLOPs for the classes of the first dataset."))
     table = el("table", caption, el("thead", el("tr", *head)), el("tbody", *rows))
     words = {"tabindex": "0", "role": "region", "aria_label": "Models"}
     return join([el("h3", "Models"), el("div", table, class_="scroll", **words)])
