@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TEXTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
+DETECT = (ROOT / "docs" / "detect.md").read_text(encoding="utf-8")
 PAPERS = ("smt", "litv2", "sknet", "cloformer", "acmix")
 every_paper = pytest.mark.parametrize("page", PAPERS)
 
@@ -88,6 +89,28 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
 def test_commands_exist(path: Path) -> None:
     named = re.findall(r"yolo-attn (?:bench )?([a-z]+)", path.read_text(encoding="utf-8"))
     assert set(named) <= {*COMMANDS, *BENCHES}
+
+
+def test_every_word_of_bench_detect_and_places_is_told() -> None:
+    from yolo_attn.bench.detect import executors, places, words
+
+    _, first, second = DETECT.split("| word | meaning | default |")
+    detect, more = (set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) for part in (first, second))
+    assert detect == {*words.OWN, *executors.words()}
+    assert more - set(executors.EXECUTORS) == {*set(places.OURS) - set(words.OWN), "base", "control"}
+    refused = DETECT.partition("are refused, with what to use instead")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", refused)) == set(words.TAKEN)
+    assert all(f"`{key}={words.DEFAULTS[key]}`" in DETECT for key in ("epochs", "workers", "plots"))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^yolo-attn bench .*$", DETECT, re.MULTILINE))
+def test_commands_of_bench_detect_have_known_words(line: str) -> None:
+    from yolo_attn.bench.detect import executors, places, words
+
+    bench, *rest = shlex.split(line)[2:]
+    own = {"detect": words.OWN, "places": places.OURS, "status": (), "report": ("costs", "samples")}[bench]
+    given, _ = words.split_words([w for w in rest if "=" in w], (*own, *executors.words()))
+    executors.read_words(given.get("executor", "local"), given)
 
 
 @every_text
