@@ -78,11 +78,12 @@ def blocks() -> str:
         shares = [float(r["fraction_of_limit"]) for r in ours]
         cells.append(f"{min(shares):.0%}-{max(shares):.0%}")
         lines.append("| " + " | ".join(cells) + " |")
+    mean = "geometric mean over P3, P4 and P5 of yolov8n at 640 pixels"
     return "\n".join(
         [
             *lines,
             "",
-            "Times are those of the reference divided by ours, geometric mean over P3, P4 and P5 of yolov8n at 640 pixels",
+            f"Times are those of the reference divided by ours, {mean}",
             f"(p10-p90 of interleaved rounds). {setup(path)}.",
             f"[CSV](benchmarks/results/{path.name}), [plot](benchmarks/results/{path.with_suffix('.png').name});",
             "`yolo-attn bench blocks out=benchmarks/results`.",

@@ -150,9 +150,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 150 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if not hasattr(os, "geteuid") or os.geteuid() or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", disk], capture_output=True
-    ).returncode:
+    root = hasattr(os, "geteuid") and not os.geteuid()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", disk]
+    if not root or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     yield disk
     subprocess.run(["umount", disk], check=True)
