@@ -248,14 +248,21 @@ class Store:
             path.mkdir()
         except FileExistsError:
             return None
-        write_json(path / "owner.json", {**here(), "task": task})
+        try:
+            write_json(path / "owner.json", {**here(), "task": task})
+        except BaseException:  # a full disk: nobody owns it, so nobody is to wait for it
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            raise
         if self.result(id) is not None:  # finished between the two looks
             (path / "released").touch()
             return None
         return Attempt(path, id, state.attempt + 1)
 
     def fail(self, attempt: Attempt, reason: str) -> None:
-        """Note why an attempt failed."""
+        """Note why an attempt failed, unless it was taken for lost meanwhile: the next one's fate is the cell's."""
+        if self.overtaken(attempt):
+            return
         write_json(self.cell(attempt.id) / "failed.json", {"attempt": attempt.number, "reason": reason})
 
     def attempt_of(self, id: str, task: str) -> Attempt | None:
@@ -276,8 +283,11 @@ class Store:
 
     def release(self, attempt: Attempt) -> None:
         """Give a cell back undone."""
-        with contextlib.suppress(OSError):
+        try:
             (attempt.path / "released").touch()
+        except OSError:  # a full disk has no room for a new name, but an old one can be changed
+            with contextlib.suppress(OSError):
+                os.rename(attempt.path / "owner.json", attempt.path / "released")
 
     def progress(self, id: str) -> float:
         """Share of a running cell's epochs that its last attempt has done, from 0 to 1."""
@@ -300,7 +310,8 @@ class Store:
 
     def _lives(self, attempt: Path, owner: Mapping[str, Any] | None, silence: float) -> bool:
         if owner and owner.get("host") == _host():
-            return process_start(int(owner["pid"])) == owner["start"]
+            started = process_start(int(owner["pid"]))
+            return bool(started) and started == owner["start"]
         try:
             return self._now() - _touched(attempt) < silence
         except OSError:

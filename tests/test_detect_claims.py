@@ -1,0 +1,63 @@
+"""`bench detect`: cells on a full disk, overtaken owners, and what an attempt leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yolo_attn.bench.detect import store
+from yolo_attn.bench.detect.store import FAILED, LOST, TODO, Store
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_claim_that_a_full_disk_cuts_short_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = Store(tmp_path)
+    with monkeypatch.context() as m:
+        m.setattr(store, "write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            s.claim("cell")
+    assert s.state("cell").name == TODO
+    assert s.claim("cell") is not None
+
+
+def test_a_cell_is_given_back_on_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = Store(tmp_path)
+    attempt = s.claim("cell")
+    assert attempt
+    with monkeypatch.context() as m:
+        m.setattr(Path, "touch", full)
+        s.release(attempt)
+    assert s.state("cell").name == TODO
+
+
+def test_an_owner_that_was_overtaken_does_not_hide_how_the_next_attempt_ended(tmp_path: Path) -> None:
+    s = Store(tmp_path)
+    first = s.claim("cell")
+    assert first
+    store.write_json(first.path / "owner.json", {"host": "elsewhere", "pid": 1, "start": "0"})
+    os.utime(first.path, (0, 0))
+    second = s.claim("cell")
+    assert second and second.number == 2
+    s.fail(second, "out of memory")
+    s.fail(first, "its disk went away")
+    state = s.state("cell")
+    assert (state.name, state.attempt, state.reason) == (FAILED, 2, "out of memory")
+
+
+def test_an_owner_of_whom_no_start_is_known_does_not_live_for_ever(tmp_path: Path) -> None:
+    s = Store(tmp_path)
+    attempt = s.claim("cell")
+    assert attempt
+    owner = {**store.here(), "start": ""}
+    owner["pid"] = 2**22 + 1  # over the largest number of a process
+    store.write_json(attempt.path / "owner.json", owner)
+    assert s.state("cell").name == LOST
