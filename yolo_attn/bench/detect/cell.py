@@ -33,7 +33,7 @@ def main() -> int:
     import torch
 
     if job["threads"]:
-        torch.set_num_threads(job["threads"])
+        set_threads(job["threads"])
     if job["device"] != "cpu" and torch.cuda.is_available():
         # Older releases of Ultralytics set CUDA_VISIBLE_DEVICES to the number of a device, and so leave the GPU that an
         # executor chose for another cell's. CUDA reads it once.
@@ -54,6 +54,15 @@ def main() -> int:
         return _failed(here, short)
     write_json(here / "outcome.json", outcome)
     return 0
+
+
+def set_threads(threads: int) -> None:
+    """Compute with so many CPU threads, also in Ultralytics, which sets a number of its own where it picks the CPU."""
+    import torch
+    from ultralytics.utils import torch_utils
+
+    torch.set_num_threads(threads)
+    vars(torch_utils)["NUM_THREADS"] = threads
 
 
 def _end_with_parent() -> None:
