@@ -166,6 +166,9 @@ def _seed_order(trainer: Any, seed: int, order: Any) -> None:
     if getattr(loader, "generator", None) is not None and hasattr(loader, "reset"):
         loader.generator.manual_seed((6148914691236517205 + RANK + seed) % (1 << 63))
         loader.reset()
+    pictures = getattr(loader, "dataset", None)
+    if hasattr(pictures, "torch_transforms") and not loader.num_workers:
+        pictures.torch_transforms = _Apart(pictures.torch_transforms, seed)
     prepare = trainer.preprocess_batch
 
     def noted(batch: Any) -> Any:
@@ -175,6 +178,32 @@ def _seed_order(trainer: Any, seed: int, order: Any) -> None:
         return prepare(batch)
 
     trainer.preprocess_batch = noted
+
+
+class _Apart:
+    """Random transforms that draw from random numbers of their own.
+
+    Those of classification draw from PyTorch's, from which a model draws its weights and its dropout: without workers,
+    models of one seed would see other images.
+
+    Args:
+        transforms: Of one image.
+        seed: The cell's.
+    """
+
+    def __init__(self, transforms: Any, seed: int) -> None:
+        import torch
+
+        self.transforms, self.state = transforms, torch.Generator().manual_seed(seed).get_state()
+
+    def __call__(self, image: Any) -> Any:
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.state)
+            changed = self.transforms(image)
+            self.state = torch.get_rng_state()
+        return changed
 
 
 def validate(
