@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,3 +52,23 @@ def test_images_of_a_classification_do_not_depend_on_what_the_model_draws() -> N
         assert torch.equal(left, torch.get_rng_state())  # nor the other way round
     assert seen[0] == seen[1]
     assert len(set(seen[0])) == 3
+
+
+def test_the_final_validation_takes_the_arguments_that_those_of_the_epochs_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    class Model:
+        def add_callback(self, *_: Any) -> None:
+            pass
+
+        def val(self, **words: Any) -> Any:
+            seen.update(words)
+            return SimpleNamespace(top1=0.5, top5=1.0)
+
+    monkeypatch.setattr(cell, "_model", lambda *_: Model())
+    given = {"imgsz": 64, "epochs": 2, "iou": 0.5, "max_det": 7, "conf": 0.01, "agnostic_nms": True, "lr0": 0.1}
+    job = {"model": {}, "data": "d", "task": "classify", "device": "cpu", "names": ["a"], "arguments": given}
+    cell.validate(job, tmp_path, tmp_path / "best.pt")
+    assert {k: seen.get(k) for k in given} == {**given, "epochs": None, "lr0": None}

@@ -22,6 +22,11 @@ from typing import Any
 POINTS = 300
 #: Predictions below this confidence are not kept for the report's pictures.
 CONFIDENT = 0.25
+#: Arguments of a training by which its validations differ, too; they hold in the final one as in those of the epochs.
+VALIDATION = (
+    *("imgsz", "batch", "workers", "single_cls", "classes", "conf", "iou", "max_det", "agnostic_nms", "augment"),
+    *("nms", "end2end"),
+)
 
 
 def main() -> int:
@@ -125,11 +130,10 @@ def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
         "order": order.hexdigest(),
         "machine": _machine(job["device"], torch.get_num_threads()),
     }
-    for file in (here / "train" / "weights").glob("*.pt"):
-        if not (job["keep"] and file == best):
+    kept = (best,) if job["keep"] else ()
+    for file in here.rglob("*.pt"):  # beside its own, weights that Ultralytics fetches to test mixed precision
+        if file not in kept:
             file.unlink()
-    for file in here.glob("start*.pt"):
-        file.unlink()
     return outcome
 
 
@@ -218,7 +222,7 @@ def validate(
     model = _model(job["model"], str(weights))
     seen: dict[str, Any] = {}
     model.add_callback("on_val_end", lambda validator: seen.update(validator=validator))
-    words = {k: v for k, v in job["arguments"].items() if k in ("imgsz", "batch", "workers", "single_cls", "classes")}
+    words = {k: v for k, v in job["arguments"].items() if k in VALIDATION}
     words |= {"data": job["data"], "device": job["device"], "project": str(here), "name": "val", "exist_ok": True}
     found = model.val(**words, plots=False, save_json=job["task"] != "classify", verbose=False)
     names = job["names"]
