@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from yolo_attn.bench.detect import store
+from yolo_attn.bench.detect import store, work
 from yolo_attn.bench.detect.store import FAILED, LOST, TODO, Store
 
 
@@ -61,3 +62,9 @@ def test_an_owner_of_whom_no_start_is_known_does_not_live_for_ever(tmp_path: Pat
     owner["pid"] = 2**22 + 1  # over the largest number of a process
     store.write_json(attempt.path / "owner.json", owner)
     assert s.state("cell").name == LOST
+
+
+def test_a_failure_is_told_where_there_are_no_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.txt").write_text("something\nthe last line\n")
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert work._reason(tmp_path, 1) == "exit code 1 without a result (last line: the last line)"

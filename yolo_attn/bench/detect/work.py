@@ -95,7 +95,9 @@ def _run(store: Store, attempt: Attempt, environment: Mapping[str, str], stop: A
             stdout=log,
             stderr=subprocess.STDOUT,
             env=env,
-            start_new_session=True,  # Ctrl+C is for the runner, which ends its cells in order
+            # Ctrl+C is for the runner, which ends its cells in order; the second is Windows' word for it.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         try:
             last = time.monotonic()
@@ -128,7 +130,7 @@ def _reason(path: Path, code: int) -> str:
     with contextlib.suppress(OSError):
         tail = (path / "log.txt").read_bytes()[-TAIL:].decode("utf-8", "replace").strip()
     last = tail.splitlines()[-1].strip() if tail else "nothing in its log"
-    if code == -signal.SIGKILL:
+    if code == -getattr(signal, "SIGKILL", 9):  # Windows has no signals
         return f"killed by the system, most likely for want of memory (last line: {last[:200]})"
     if code < 0:
         return f"ended by signal {-code} (last line: {last[:200]})"
