@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from yolo_attn.bench.detect import store, work
-from yolo_attn.bench.detect.store import FAILED, LOST, TODO, Store
+from yolo_attn.bench.detect.store import DONE, FAILED, LOST, TODO, Store
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -68,3 +71,40 @@ def test_a_failure_is_told_where_there_are_no_signals(tmp_path: Path, monkeypatc
     (tmp_path / "log.txt").write_text("something\nthe last line\n")
     monkeypatch.delattr(signal, "SIGKILL")
     assert work._reason(tmp_path, 1) == "exit code 1 without a result (last line: the last line)"
+
+
+def _cell(code: str) -> Any:
+    """What stands for a cell's process: code that runs in the attempt's folder, beside weights of an epoch."""
+    real = subprocess.Popen
+
+    def start(_: Any, **words: Any) -> Any:
+        weights = "import os, pathlib; os.makedirs('train/weights'); pathlib.Path('train/weights/last.pt').touch(); "
+        return real([sys.executable, "-c", weights + code], **words)
+
+    return start
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(1)", "input()"])
+def test_an_attempt_that_comes_to_nothing_leaves_no_weights(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", _cell(code))
+    stop = threading.Event()
+    threading.Timer(2, stop.set).start()
+    found = work.work(str(tmp_path), "cell", {}, stop=stop)
+    assert found["state"] in (FAILED, work.STOPPED)
+    assert (tmp_path / "cells/cell/attempt-1/train/weights").is_dir()
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_done_cell_removes_the_weights_of_lost_attempts_and_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = Store(tmp_path)
+    lost = s.claim("cell")
+    assert lost
+    (lost.path / "last.pt").touch()
+    s.release(lost)
+    monkeypatch.setattr(subprocess, "Popen", _cell("open('outcome.json', 'w').write('{}')"))
+    assert work.work(str(tmp_path), "cell", {})["state"] == DONE
+    assert [f.parent.parent.parent.name for f in tmp_path.rglob("*.pt")] == ["attempt-2"]

@@ -289,6 +289,17 @@ class Store:
             with contextlib.suppress(OSError):
                 os.rename(attempt.path / "owner.json", attempt.path / "released")
 
+    def clear(self, attempt: Attempt) -> None:
+        """Remove the weights of an attempt that came to nothing: a run of many cells would fill the disk with them."""
+        for file in [*attempt.path.rglob("*.pt")]:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    def clear_before(self, attempt: Attempt) -> None:
+        """Remove the weights of the attempts before one that is done, whose owners were lost and removed nothing."""
+        for number in range(1, attempt.number):
+            self.clear(Attempt(attempt.path.with_name(f"attempt-{number}"), attempt.id, number))
+
     def progress(self, id: str) -> float:
         """Share of a running cell's epochs that its last attempt has done, from 0 to 1."""
         attempt = self._last(id)

@@ -55,12 +55,15 @@ def work(
             return {"state": TAKEN}
         write_json(attempt.path / "job.json", dict(job))
         code = _run(store, attempt, environment or {}, stop)
+        if code != 0:
+            store.clear(attempt)
         if code is None:
             store.release(attempt)
             return {"state": TAKEN if store.overtaken(attempt) else STOPPED}
         outcome = _read(attempt.path / "outcome.json")
         if code == 0 and outcome is not None:
             store.publish(id, outcome)
+            store.clear_before(attempt)
             return {"state": DONE}
         reason = _reason(attempt.path, code)
         if "No space left" in reason or "Disk quota" in reason:
@@ -77,6 +80,7 @@ def work(
     except BaseException:  # told to end; this process may live on, and the cell is not to be taken for running then
         if attempt is not None:
             store.release(attempt)
+            store.clear(attempt)
         raise
 
 
