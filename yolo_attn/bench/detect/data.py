@@ -11,6 +11,7 @@ from typing import Any
 
 from ...cli import UsageError
 from .plan import Dataset
+from .store import write_bytes
 
 #: Pictures of each dataset that the report shows with the models' predictions, and their longer side in pixels.
 SAMPLES, SAMPLE_SIDE = 6, 320
@@ -144,6 +145,30 @@ def _classes(text: str, file: Path) -> Iterable[int]:
                 raise UsageError(f"{file}: {line[:40]!r} is no label; a line is a class number and coordinates.") from e
 
 
+def with_place(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset as cells find it, which run in folders of their own.
+
+    Where its YAML names a folder from the current one, a YAML in the results folder names it from the root. Cells would
+    look for it in Ultralytics' folder of datasets instead, where another of that name may be.
+
+    Args:
+        dataset: Any.
+        folder: Results folder.
+    """
+    import yaml
+
+    if dataset.task == "classify":
+        return dataset
+    d = yaml.safe_load(Path(dataset.path).read_text(encoding="utf-8", errors="ignore"))
+    root = Path(str(d.get("path") or Path(dataset.path).parent))
+    if root.is_absolute() or not root.exists():
+        return dataset
+    path = folder.resolve() / "data" / f"{dataset.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, yaml.safe_dump({**d, "path": str(root.resolve())}, sort_keys=False).encode())
+    return replace(dataset, path=str(path))
+
+
 def with_samples(dataset: Dataset, files: list[str], folder: Path) -> Dataset:
     """The dataset with small copies of some validation pictures, spread over all of them, and their true boxes.
 
@@ -171,8 +196,7 @@ def _samples(name: str, files: list[str], task: str, folder: Path) -> list[dict[
         small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else image
         target = folder / "samples" / name / f"{len(found)}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            target.write_bytes(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+        write_bytes(target, cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
         truth = []
         label = _label_file(file)
         for line in label.read_text(encoding="utf-8").splitlines() if label.is_file() else []:

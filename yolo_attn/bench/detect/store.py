@@ -41,11 +41,16 @@ MANIFEST = "bench.json"
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as a file that is complete or not there, whatever happens in between."""
+    write_bytes(path, json.dumps(value, indent=1).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is complete or not there, whatever happens in between."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
-            json.dump(value, f, indent=1)
+        with open(temporary, "wb") as f:
+            f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)

@@ -14,7 +14,7 @@ from ...cli import UsageError
 from ...registry import suggest
 from ..conditions import at_least
 from . import executors
-from .data import read_dataset, with_samples
+from .data import read_dataset, with_place, with_samples
 from .models import Size, read_models, read_yaml, stock_of, task
 from .plan import DETECT, Dataset, Plan, digest
 from .report import check_installed
@@ -251,7 +251,7 @@ def assemble(
     if not dry:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            datasets = [with_samples(d, files, folder) for d, files in read]
+            datasets = [with_place(with_samples(d, files, folder), folder) for d, files in read]
         except OSError as e:
             raise UsageError(f"out={folder}: {e.strerror}.") from e
     plan = Plan(
