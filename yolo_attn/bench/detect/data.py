@@ -31,6 +31,13 @@ def read_dataset(word: str, task: str, taken: Iterable[str] = ()) -> tuple[Datas
     Raises:
         UsageError: There is none, it is empty, or its labels have classes that it does not name.
     """
+    try:
+        return _read(word, task, taken)
+    except OSError as e:
+        raise UsageError(f"data={word}: {e.filename}: {e.strerror}.") from e
+
+
+def _read(word: str, task: str, taken: Iterable[str]) -> tuple[Dataset, list[str]]:
     splits, names, path = _classify(word) if task == "classify" else _described(word)
     name = Path(word).stem
     if name in ("data", "dataset") and Path(word).is_file():
@@ -38,6 +45,7 @@ def read_dataset(word: str, task: str, taken: Iterable[str] = ()) -> tuple[Datas
     if name in taken:
         raise UsageError(f"data={word}: another dataset of this run is called {name}, too.")
     print_, images, objects, root = hashlib.sha256(), {}, {}, _common(splits)
+    classes = {folder: i for i, folder in enumerate(sorted(names))}
     for split, files in splits.items():
         if not files:
             raise UsageError(f"data={word}: its {split} split has no images.")
@@ -46,12 +54,16 @@ def read_dataset(word: str, task: str, taken: Iterable[str] = ()) -> tuple[Datas
             label = _label_file(file) if task != "classify" else None
             print_.update(f"{split}\0{os.path.relpath(file, root)}\0{os.path.getsize(file)}\0".encode())
             if label is None:
-                objects[split][sorted(names).index(Path(file).parent.name)] += 1
+                folder = _class_folder(file, path)
+                if folder not in classes:
+                    where = f"is of class {folder}" if folder else "lies in no class's folder"
+                    raise UsageError(f"data={word}: {file} {where}; the classes of train are {', '.join(names)}.")
+                objects[split][classes[folder]] += 1
             else:
-                text = label.read_text(encoding="utf-8") if label.is_file() else ""
+                text = _label_text(label)
                 print_.update(" ".join(text.split()).encode() + b"\0")
                 for number in _classes(text, label):
-                    if number >= len(names):
+                    if not 0 <= number < len(names):
                         raise UsageError(
                             f"data={word} names {len(names)} classes, but {label} has class {number}. "
                             "Correct nc and names of the YAML, or the label file; Ultralytics would leave that image "
@@ -110,13 +122,22 @@ def _listed(where: Any, word: str) -> list[str]:
     """The images of a split."""
     from ultralytics.data.utils import IMG_FORMATS
 
+    if not where:
+        raise UsageError(f"data={word} has no val split.")
+
     found: list[str] = []
     for place in where if isinstance(where, list) else [where]:
         p = Path(str(place))
         if p.is_dir():
             found += [str(f) for f in sorted(p.rglob("*")) if f.suffix[1:].lower() in IMG_FORMATS]
         elif p.is_file():
-            lines = p.read_text(encoding="utf-8").split()
+            lines = [x.strip() for x in p.read_text(encoding="utf-8").splitlines() if x.strip()]
+            near = next((x for x in lines if not (x.startswith("./") or Path(x).is_absolute())), None)
+            if near is not None:
+                raise UsageError(
+                    f"data={word}: {p} names {near} from the current folder, and cells run in folders of their own. "
+                    f"Name it from the root, or from {p.parent}: ./{near}"
+                )
             found += [str(p.parent / x[2:]) if x.startswith("./") else x for x in lines]
         else:
             raise UsageError(f"data={word}: {p} does not exist.")
@@ -136,13 +157,30 @@ def _label_file(image: str) -> Path:
     return Path(img2label_paths([image])[0])
 
 
+def _label_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{file} is no text; a label file has lines of a class number and coordinates.") from e
+
+
 def _classes(text: str, file: Path) -> Iterable[int]:
     for line in text.splitlines():
         if line.strip():
             try:
-                yield int(float(line.split()[0]))
-            except ValueError as e:
+                number, *coordinates = map(float, line.split())
+                if len(coordinates) < 4:
+                    raise ValueError
+                yield int(number)
+            except (ValueError, OverflowError) as e:  # infinity is a number, too
                 raise UsageError(f"{file}: {line[:40]!r} is no label; a line is a class number and coordinates.") from e
+
+
+def _class_folder(image: str, path: str) -> str:
+    """The folder that tells an image's class; images may lie deeper within it."""
+    parts = Path(image).parts
+    depth = len(Path(path).parts) + 1  # path, split, class
+    return parts[depth] if len(parts) > depth + 1 else ""
 
 
 def with_place(dataset: Dataset, folder: Path) -> Dataset:
