@@ -126,13 +126,20 @@ def stock_of(words: Sequence[str]) -> str:
 
 
 def _read(word: str, base: str, role: str, size: Size) -> Model:
-    d, name = _generated(word, base) if "@" in word else read_yaml(word)
+    from ultralytics.nn.tasks import guess_model_scale
+
+    d, name = _generated(word, base) if "@" in word else read_yaml(word, guess_model_scale(base) or "")
     parameters, gflops = cost(d, size, word)
     return Model(name, role, d, parameters, gflops, word=word)
 
 
-def read_yaml(word: str) -> tuple[dict[str, Any], str]:
-    """A model by name or file: its parsed YAML with one scale, and what it is called."""
+def read_yaml(word: str, scale: str = "") -> tuple[dict[str, Any], str]:
+    """A model by name or file: its parsed YAML with one scale, and what it is called.
+
+    Args:
+        word: The name or file.
+        scale: For a name without one.
+    """
     import yaml
     from ultralytics.nn.tasks import yaml_model_load
 
@@ -149,7 +156,10 @@ def read_yaml(word: str) -> tuple[dict[str, Any], str]:
         d["head"][-1][2], d["backbone"][0][2]
     except (OSError, KeyError, TypeError, IndexError, yaml.YAMLError) as e:
         raise UsageError(f"models={word}: there is no such model YAML.{suggest(word, known_names())}") from e
-    return _scaled(d, str(d.get("scale") or "")), Path(file).stem
+    own = str(d.get("scale") or "")
+    if own and own not in d.get("scales", own):
+        raise UsageError(f"models={word}: it has no scale {own}; it has {', '.join(d['scales'])}.")
+    return _scaled(d, own or scale), Path(file).stem
 
 
 @functools.cache
@@ -182,7 +192,7 @@ def _scaled(d: dict[str, Any], scale: str) -> dict[str, Any]:
     """A parsed YAML with one scale only, so that no file name decides which."""
     d = {k: copy.deepcopy(v) for k, v in d.items() if k != "yaml_file"}
     if "scales" in d:
-        scale = scale or next(iter(d["scales"]))
+        scale = scale if scale in d["scales"] else next(iter(d["scales"]))
         d["scales"], d["scale"] = {scale: list(d["scales"][scale])}, scale
     return d
 
@@ -298,10 +308,14 @@ def _wider(stock: Model, candidate: Model, size: Size) -> Model | None:
 
     low = width
     high = round(width * math.sqrt(candidate.gflops / stock.gflops) * 1.15, 4)
-    tried = [made(high)]
-    for _ in range(9):
-        middle = round((low + high) / 2, 4)
-        tried.append(made(middle))
+    tried: list[Model] = []
+    for factor in [high, *[0.0] * 9]:
+        middle = factor or round((low + high) / 2, 4)
+        try:
+            tried.append(made(middle))
+        except UsageError:  # some rows take multiples of 32 channels only
+            high = middle
+            continue
         if tried[-1].gflops < candidate.gflops:
             low = middle
         else:

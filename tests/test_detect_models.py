@@ -1,0 +1,35 @@
+"""`bench detect`: models that users name, and controls of bases that are picky."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from yolo_attn import assets
+from yolo_attn.bench.detect import models
+from yolo_attn.cli import UsageError
+
+
+def test_a_base_that_does_not_build_at_every_width_has_a_control() -> None:
+    made = models.read_models(["sk@neck"], "yolo12n", models.Size(64), controls=True)
+    assert [m.role for m in made] == ["stock", "candidate", "control"]
+    assert abs(made[2].gflops / made[1].gflops - 1) <= models.MATCH
+
+
+def test_a_file_whose_name_has_no_scale_has_that_of_the_base(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    shutil.copy(assets.folder() / "yolov8-sam.yaml", file)
+    _, candidate = models.read_models([str(file)], "yolov8s", models.Size(64), controls=False)
+    assert candidate.d["scale"] == "s"
+    (named,) = (m for m in models.read_models(["yolov8s-sam"], "yolov8s", models.Size(64), False) if m.role != "stock")
+    assert models.same(candidate, named)
+
+
+def test_a_file_without_the_scale_of_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "yolov8x-mine.yaml"
+    text = (assets.folder() / "yolov8-sam.yaml").read_text()
+    file.write_text("".join(line for line in text.splitlines(True) if not line.strip().startswith("x: ")))
+    with pytest.raises(UsageError, match="it has no scale x; it has n"):
+        models.read_yaml(str(file))
