@@ -16,7 +16,7 @@ from ..conditions import at_least
 from . import executors
 from .data import read_dataset, with_place, with_samples
 from .models import Size, read_models, read_yaml, stock_of, task
-from .plan import DETECT, Dataset, Plan, digest
+from .plan import DETECT, Dataset, Model, Plan, digest
 from .report import check_installed
 from .statistics import METRICS, metrics_of
 
@@ -53,6 +53,7 @@ TAKEN = {
     "time": "a limit in time gives every model another number of epochs; use epochs=",
     "verbose": "what a cell prints is in its log.txt",
     "plots": "the report has the pictures",
+    "split": "scores are those of the val split",
     "source": "that is for prediction",
     "format": "that is for export",
 }
@@ -152,6 +153,29 @@ def _typed(value: str) -> Any:
         return value
 
 
+def _plain(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by which a training differs from the default one, each in one form, so that cells are recognised."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    whole = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in theirs.items()}
+    return {k: v for k, v in whole.items() if k in (*DEFAULTS, "pretrained") or v != DEFAULT_CFG_DICT[k]}
+
+
+def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
+    """Whether the rows that are frozen are the same ones in all models.
+
+    Raises:
+        UsageError: A model has other rows before the last of them.
+    """
+    numbers = [freeze - 1] if isinstance(freeze, int) else freeze if isinstance(freeze, list) else []
+    end = max((n for n in numbers if isinstance(n, int)), default=-1) + 1
+    rows = {m.name: [row[2] for row in (*m.d["backbone"], *m.d["head"])] for m in models}
+    stock = rows[models[0].name]
+    for name, own in rows.items():
+        if len(own) != len(stock) and own[:end] != stock[:end]:
+            raise UsageError(f"freeze={freeze} counts rows, and {name} has others: it would freeze other layers there.")
+
+
 def switch(given: Mapping[str, str], key: str, default: bool) -> bool:
     """A word that is 0 or 1.
 
@@ -219,10 +243,11 @@ def assemble(
         UsageError: Something is wrong with it; nothing was trained, and no results were written.
     """
     check_installed()
-    arguments = {**DEFAULTS, **theirs}
-    for key in ("epochs", "imgsz"):
+    arguments = {**DEFAULTS, **_plain(theirs)}
+    for key in ("epochs", "imgsz", "batch"):
         if isinstance(arguments[key], bool) or not isinstance(arguments[key], int) or arguments[key] < 1:
-            raise UsageError(f"{key}={arguments[key]} must be a whole number of at least 1.")
+            why = "; one that fits the memory would be another for each model" if key == "batch" else ""
+            raise UsageError(f"{key}={arguments[key]} must be a whole number of at least 1{why}.")
     name = given.get("executor", "local")
     executors.check(name)
     resources: dict[str, Any] = {
@@ -240,6 +265,8 @@ def assemble(
         known = ", ".join(metrics_of(what))
         raise UsageError(f"metric={metric}: no such metric for {what}.{suggest(metric, METRICS)} There are: {known}.")
     folder = Path(given["out"] if "out" in given else _folder(kind, given["data"], arguments, start))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"out={folder}: this is no folder.")
     dry, keep, costs = switch(given, "dry", False), switch(given, "keep", False), switch(given, "costs", True)
     read: list[tuple[Dataset, list[str]]] = []
     for word in listed(given["data"]):
@@ -248,6 +275,7 @@ def assemble(
     # Costs are those of the models that are trained, which have the dataset's classes.
     size = Size(int(arguments["imgsz"]), len(datasets[0].names))
     models = read_models(names, base, size, switch(given, "control", control))
+    _check_freeze(arguments.get("freeze"), models)
     if not dry:
         try:
             folder.mkdir(parents=True, exist_ok=True)

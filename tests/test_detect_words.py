@@ -1,0 +1,54 @@
+"""`bench detect`: arguments of a training that are the same in other words, or that would let cells differ unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jobs import tiny_dataset
+
+from yolo_attn.bench.detect import words
+from yolo_attn.cli import UsageError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+def request_of(data: str, *more: str, models: str = "yolov8n") -> words.Request:
+    return words.read_request([f"models={models}", f"data={data}", "control=0", "imgsz=64", "dry=1", *more])
+
+
+def test_defaults_that_are_said_and_numbers_in_other_forms_are_the_same_cells(data: str) -> None:
+    plain = request_of(data, "mosaic=0", "degrees=10")
+    said = request_of(data, "mosaic=0.0", "degrees=10.0", "epochs=30", "lr0=0.01", "optimizer=auto", "cos_lr=False")
+    assert [c.id for c in said.plan.cells] == [c.id for c in plain.plan.cells]
+    assert said.folder == plain.folder
+    other = request_of(data, "mosaic=0", "degrees=10", "lr0=0.02")
+    assert not {c.id for c in other.plan.cells} & {c.id for c in plain.plan.cells}
+
+
+@pytest.mark.parametrize("word", ["batch=-1", "batch=0.6", "batch=0"])
+def test_a_batch_that_each_model_would_choose_for_itself_is_refused(word: str, data: str) -> None:
+    with pytest.raises(UsageError, match=f"{word} "):
+        request_of(data, word)
+
+
+def test_scores_of_another_split_are_refused(data: str) -> None:
+    with pytest.raises(UsageError, match="scores are those of the val split"):
+        request_of(data, "split=test")
+
+
+def test_freezing_rows_that_are_others_in_a_candidate_is_refused(data: str) -> None:
+    with pytest.raises(UsageError, match="freeze=10 counts rows, and yolov8n-sk@backbone has others"):
+        request_of(data, "freeze=10", models="sk@backbone")
+    assert request_of(data, "freeze=10", models="sk@neck,sk@backbone@csp").plan.cells
+    with pytest.raises(UsageError, match="counts rows"):
+        request_of(data, "freeze=[0,21]", models="sk@neck")
+
+
+def test_a_file_is_no_results_folder(data: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(UsageError, match="taken: this is no folder"):
+        request_of(data, f"out={tmp_path / 'taken'}")
