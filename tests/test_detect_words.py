@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jobs import tiny_dataset
 
+from yolo_attn import registry
 from yolo_attn.bench.detect import words
 from yolo_attn.cli import UsageError
 
@@ -52,3 +56,57 @@ def test_a_file_is_no_results_folder(data: str, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(UsageError, match="taken: this is no folder"):
         request_of(data, f"out={tmp_path / 'taken'}")
+
+
+BLOCK = """
+from torch import nn
+import yolo_attn
+
+
+@yolo_attn.register("{name}", paper="https://example.org", row="{name}Row")
+class Own(nn.Module):
+    def __init__(self, c1: int):
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c1, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+@pytest.fixture
+def own_blocks() -> Iterator[None]:
+    before = dict(registry._blocks)
+    yield
+    registry._blocks.clear()
+    registry._blocks.update(before)
+
+
+@pytest.mark.usefixtures("own_blocks")
+def test_a_block_that_only_this_process_knows_is_refused_before_any_cell(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_script.py").write_text(BLOCK.format(name="OwnScript"))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("own_script")
+    with pytest.raises(UsageError, match="OwnScriptRow of own_script is known to this process only.*yolo_attn.blocks"):
+        request_of(data, models="OwnScript@neck")
+
+
+@pytest.mark.usefixtures("own_blocks")
+def test_the_code_of_a_package_s_block_identifies_cells(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_package.py").write_text(BLOCK.format(name="OwnPackage"))
+    (tmp_path / "own_package-1.dist-info").mkdir()
+    (tmp_path / "own_package-1.dist-info" / "METADATA").write_text("Name: own-package\nVersion: 1\n")
+    (tmp_path / "own_package-1.dist-info" / "entry_points.txt").write_text("[yolo_attn.blocks]\nown = own_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    importlib.import_module("own_package")
+    plan = request_of(data, models="OwnPackage@neck").plan
+    with open(tmp_path / "own_package.py", "a") as f:
+        f.write("\n# Changed.\n")
+    linecache.clearcache()
+    changed = request_of(data, models="OwnPackage@neck").plan
+    assert not {c.id for c in plan.cells} & {c.id for c in changed.cells}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,7 @@ from .models import Size, read_models, read_yaml, stock_of, task
 from .plan import DETECT, Dataset, Model, Plan, digest
 from .report import check_installed
 from .statistics import METRICS, metrics_of
+from .work import environment
 
 OWN = (
     "models",
@@ -176,6 +180,36 @@ def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
             raise UsageError(f"freeze={freeze} counts rows, and {name} has others: it would freeze other layers there.")
 
 
+def _check_blocks(models: Sequence[Model]) -> dict[str, str]:
+    """Digests of the modules of blocks that are not ours, whose code no version tells.
+
+    Raises:
+        UsageError: A cell's process would not know such a block.
+    """
+    from ... import registry
+
+    found: dict[str, registry.Block] = {}
+    for model in models:
+        for row in (*model.d["backbone"], *model.d["head"]):
+            block = registry.get(row[2]) if isinstance(row[2], str) else None
+            if block and (block.operator or block.cls).__module__.partition(".")[0] != __name__.partition(".")[0]:
+                found[block.name] = block
+    if not found:
+        return {}
+    code = "from yolo_attn.registry import list_blocks; print(*(b.name for b in list_blocks()))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    modules = {}
+    for block in found.values():
+        module = (block.operator or block.cls).__module__
+        if block.name not in done.stdout.split():
+            raise UsageError(
+                f"the block {block.name} of {module} is known to this process only, and each cell is one of its own. "
+                "An installed package that names its module in the entry-point group yolo_attn.blocks is known to all."
+            )
+        modules[module] = hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()[:12]
+    return modules
+
+
 def switch(given: Mapping[str, str], key: str, default: bool) -> bool:
     """A word that is 0 or 1.
 
@@ -290,7 +324,7 @@ def assemble(
         seeds=seeds,
         models=tuple(models),
         datasets=tuple(datasets),
-        versions=versions(),
+        versions={**versions(), **_check_blocks(models)},
         kind=kind,
     ).with_cells()
     return Request(plan, folder, name, resources, start_path, keep, costs, dry)

@@ -28,7 +28,7 @@ def work(
     folder: str,
     id: str,
     job: Mapping[str, Any],
-    environment: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
     stop: Any = None,
     task: str = "",
 ) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def work(
         folder: Results folder.
         id: The cell's.
         job: What `cell.train` needs.
-        environment: Additions to the process's environment.
+        more: Additions to the process's environment.
         stop: An event that ends the cell early. An exception, such as a signal handler's, does so as well.
         task: By what name the executor knows this attempt.
 
@@ -54,7 +54,7 @@ def work(
         if attempt is None:
             return {"state": TAKEN}
         write_json(attempt.path / "job.json", dict(job))
-        code = _run(store, attempt, environment or {}, stop)
+        code = _run(store, attempt, more or {}, stop)
         if code != 0:
             store.clear(attempt)
         if code is None:
@@ -84,13 +84,19 @@ def work(
         raise
 
 
-def _run(store: Store, attempt: Attempt, environment: Mapping[str, str], stop: Any) -> int | None:
-    """The exit code of the cell's process; None where it was stopped or overtaken."""
-    stop = stop or threading.Event()
+def environment() -> dict[str, str]:
+    """The environment of a cell's process, which imports this package from where it is."""
     home = str(Path(__file__).resolve().parents[3])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **environment}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     env.pop("YOLO_VERBOSE", None)  # a silent log explains no failure
+    return env
+
+
+def _run(store: Store, attempt: Attempt, more: Mapping[str, str], stop: Any) -> int | None:
+    """The exit code of the cell's process; None where it was stopped or overtaken."""
+    stop = stop or threading.Event()
+    env = {**environment(), **more}
     with open(attempt.path / "log.txt", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "yolo_attn.bench.detect.cell"],
