@@ -110,3 +110,18 @@ def test_the_code_of_a_package_s_block_identifies_cells(
     linecache.clearcache()
     changed = request_of(data, models="OwnPackage@neck").plan
     assert not {c.id for c in plan.cells} & {c.id for c in changed.cells}
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b""])
+def test_starting_weights_that_do_not_load(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "start.pt").write_bytes(content)
+    with pytest.raises(UsageError, match="start.pt: these are no weights that load"):
+        words.read_start(str(tmp_path / "start.pt"))
+
+
+def test_a_results_folder_in_which_nothing_can_be_made(tmp_path: Path) -> None:
+    root = tiny_dataset(tmp_path, "classify")  # which has no pictures to write
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cells").touch()
+    with pytest.raises(UsageError, match="out: File exists"):
+        words.read_request(["models=yolov8n-cls", f"data={root}", "control=0", "imgsz=64", f"out={tmp_path / 'out'}"])

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -313,6 +314,8 @@ def assemble(
     if not dry:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "cells").mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # it may be somebody else's
             datasets = [with_place(with_samples(d, files, folder), folder) for d, files in read]
         except OSError as e:
             raise UsageError(f"out={folder}: {e.strerror}.") from e
@@ -366,6 +369,7 @@ def read_start(word: Any) -> tuple[dict[str, str], str]:
         return {}, ""
     if word is True:
         raise UsageError("pretrained=True does not say from which weights; name them: pretrained=yolov8n.pt.")
+    from ultralytics import YOLO
     from ultralytics.utils.downloads import attempt_download_asset
 
     from ..models import quiet
@@ -381,6 +385,12 @@ def read_start(word: Any) -> tuple[dict[str, str], str]:
         raise UsageError(f"pretrained={word}: there is no such file, and it could not be fetched.")
     if path.suffix != ".pt":
         raise UsageError(f"pretrained={word}: starting weights are a .pt file of Ultralytics.")
+    try:
+        with quiet():
+            YOLO(str(path))
+    except Exception as e:  # whatever reading a foreign file raises
+        reason = (str(e).strip().splitlines() or [""])[0]
+        raise UsageError(f"pretrained={word}: these are no weights that load: {type(e).__name__}: {reason}") from e
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"name": path.name, "sha256": content}, str(path.resolve())
 
