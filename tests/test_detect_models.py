@@ -33,3 +33,16 @@ def test_a_file_without_the_scale_of_its_name(tmp_path: Path) -> None:
     file.write_text("".join(line for line in text.splitlines(True) if not line.strip().startswith("x: ")))
     with pytest.raises(UsageError, match="it has no scale x; it has n"):
         models.read_yaml(str(file))
+
+
+@pytest.mark.parametrize("name", ["yolov10n", "yolov9s", "yolov9t", "yolo11m", "yolov8n-p2", "yolov8x-seg", "rtdetr-l"])
+def test_every_stock_model_is_its_own_base(name: str) -> None:
+    assert models.stock_of([name]) == name
+    assert models.stock_of([f"{name}-mine"]) == name
+
+
+@pytest.mark.parametrize(("base", "imgsz", "trained"), [("yolov8n", 100, 128), ("yolov8n-p6", 96, 128)])
+def test_costs_are_counted_at_the_size_that_is_trained(base: str, imgsz: int, trained: int) -> None:
+    at = [models.read_models(["sk@neck"], base, models.Size(size), controls=True) for size in (imgsz, trained)]
+    assert [m.gflops for m in at[0]] == [m.gflops for m in at[1]]
+    assert [m.role for m in at[0]] == ["stock", "candidate", "control"]

@@ -12,6 +12,8 @@ from jobs import tiny_dataset
 
 from yolo_attn import registry
 from yolo_attn.bench.detect import words
+from yolo_attn.bench.detect.estimate import estimate
+from yolo_attn.bench.detect.store import Store
 from yolo_attn.cli import UsageError
 
 
@@ -125,3 +127,10 @@ def test_a_results_folder_in_which_nothing_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "out" / "cells").touch()
     with pytest.raises(UsageError, match="out: File exists"):
         words.read_request(["models=yolov8n-cls", f"data={root}", "control=0", "imgsz=64", f"out={tmp_path / 'out'}"])
+
+
+@pytest.mark.parametrize("more", [("imgsz=100",), ("imgsz=32", "batch=1")])
+def test_a_dry_run_estimates_any_size(more: tuple[str, ...], data: str) -> None:
+    words_ = ["models=yolov8n", f"data={data}", "control=0", "dry=1", *more]
+    request = words.read_request(words_)
+    assert "about " in estimate(request, Store(request.folder))

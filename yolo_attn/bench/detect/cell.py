@@ -170,7 +170,7 @@ def _seed_order(trainer: Any, seed: int, order: Any) -> None:
     if getattr(loader, "generator", None) is not None and hasattr(loader, "reset"):
         loader.generator.manual_seed((6148914691236517205 + RANK + seed) % (1 << 63))
         loader.reset()
-    pictures = getattr(loader, "dataset", None)
+    pictures: Any = getattr(loader, "dataset", None)
     if hasattr(pictures, "torch_transforms") and not loader.num_workers:
         pictures.torch_transforms = _Apart(pictures.torch_transforms, seed)
     prepare = trainer.preprocess_batch

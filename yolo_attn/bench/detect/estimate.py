@@ -55,16 +55,16 @@ def measured_seconds(request: Request) -> float:
     """Duration of a cell, from one training step of the stock model on this machine."""
     import torch
 
-    from .models import build
+    from .models import build, trained_size
 
     plan: Any = request.plan
     arguments = plan.arguments
     batch = arguments["batch"] if isinstance(arguments["batch"], int) and arguments["batch"] > 0 else 16
     on_gpu = request.resources.get("device") != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    size = arguments["imgsz"]
     few = min(batch, 4)
     model = build(plan.stock.d).to(device).train()
+    size = max(trained_size(model, arguments["imgsz"]), 64)  # a BatchNorm needs more than one value
     x = torch.rand(few, 3, size, size, device=device)
     spent = []
     for _ in range(2):

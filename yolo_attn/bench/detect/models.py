@@ -106,18 +106,21 @@ def stock_of(words: Sequence[str]) -> str:
     """The stock model that the first word is, or whose name its name begins with."""
     from ...models.base import TASKS, stock_files
 
+    def known(name: str) -> bool:
+        """With a scale letter, or without where each scale has its file, as YOLOv9's and YOLOv10's."""
+        return name in stock_files() or re.sub(r"(\d)[nslmx]", r"\1", name, count=1) in stock_files()
+
     first = next((w for w in words if "@" not in w), None)
     if first is None:
         return "yolov8n"
     stem = Path(first).stem
-    plain = re.sub(r"(\d)[nslmx]", r"\1", stem, count=1)
-    if plain in stock_files():
+    if known(stem):
         return first
-    ending = next((e for e in TASKS.values() if e and plain.endswith(e)), "")
+    ending = next((e for e in TASKS.values() if e and stem.endswith(e)), "")
     parts = stem.removesuffix(ending).split("-")
     for n in range(len(parts), 0, -1):
         name = "-".join(parts[:n]) + ending
-        if re.sub(r"(\d)[nslmx]", r"\1", name, count=1) in stock_files():
+        if known(name):
             return name
     raise UsageError(
         f"models={first}: its name does not begin with a stock model's, so there is nothing to compare it with. "
@@ -219,12 +222,22 @@ def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
     from ..models import cost as count
 
     try:
-        return count(build({**d, "nc": size.classes} if size.classes else d), size.imgsz)
+        model = build({**d, "nc": size.classes} if size.classes else d)
+        parameters, gflops = count(model, trained_size(model, size.imgsz))
     except UsageError:
         raise
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UsageError(f"models={word} does not build: {reason}") from e
+    if not gflops:
+        raise UsageError(f"models={word}: its GFLOPs cannot be counted at imgsz={size.imgsz}.")
+    return parameters, gflops
+
+
+def trained_size(model: Any, imgsz: int) -> int:
+    """Side of the images that Ultralytics trains with: a multiple of the largest stride, and of 32 at least."""
+    stride = max(int(model.stride.max()), 32)
+    return -(-imgsz // stride) * stride
 
 
 def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:
