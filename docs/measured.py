@@ -120,22 +120,26 @@ def models() -> str:
 
 def audit() -> str:
     """What the blocks do for mAP50-95, by the runs in benchmarks/audit."""
-    lines = [
-        "| run | model | seeds | mAP50-95 | against stock | against the stock model of equal cost |",
-        "|---|---|---|---|---|---|",
-    ]
-    links = []
+    lines = ["| run | model | mAP50-95 against stock | against the stock model of equal cost |", "|---|---|---|---|"]
+    links, verdicts = [], []
     for folder, words in RUNS.items():
         path = AUDIT / folder / "results.csv"
-        if not path.is_file():
-            continue
         own = [r for r in rows(path) if r["subset"] == "all"]
-        for r in own:
-            against = [versus(r, other) for other in ("stock", "control")]
-            cells = [words, r["model"], r["seeds"], f"{float(r['mAP50-95']):.3f}", *against]
-            lines.append("| " + " | ".join(cells) + " |")
+        stock = next(r for r in own if r["role"] == "stock")
+        run = f"{words}: stock has {float(stock['mAP50-95']):.3f}"
+        for r in (r for r in own if r["role"] == "candidate"):
+            lines.append("| " + " | ".join([run, r["model"], versus(r, "stock"), versus(r, "control")]) + " |")
+            verdicts += [r["vs_stock_verdict"], r["vs_control_verdict"]]
+            run = ""
         links.append(f"[{words}](benchmarks/audit/{folder}/report.md)")
-    return "\n".join([*lines, "", f"Reports: {', '.join(links)}."])
+    counts = {word: verdicts.count(word) for word in ("better", "worse", "not distinguishable")}
+    summary = (
+        f"Of {len(verdicts)} comparisons over 5 seeds each, {counts['better']} came out better, {counts['worse']} worse and\n"
+        f"{counts['not distinguishable']} not distinguishable; chance alone gives about {len(verdicts) * 0.05:.0f} verdicts."
+        " These are short trainings on small datasets:\nthe reports say how large a difference they could have shown."
+    )
+    end = f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[the command](benchmarks/audit/run.sh)."
+    return "\n".join([summary, "", *lines, "", end])
 
 
 def versus(r: Row, other: str) -> str:
