@@ -138,7 +138,9 @@ def audit() -> str:
         f"{counts['not distinguishable']} not distinguishable; chance alone gives about {len(verdicts) * 0.05:.0f} verdicts."
         " These are short trainings on small datasets:\nthe reports say how large a difference they could have shown."
     )
-    end = f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[the command](benchmarks/audit/run.sh)."
+    end = (
+        f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[the command](benchmarks/audit/run.sh)."
+    )
     return "\n".join([summary, "", *lines, "", end])
 
 
