@@ -133,10 +133,11 @@ def audit() -> str:
             run = ""
         links.append(f"[{words}](benchmarks/audit/{folder}/report.md)")
     counts = {word: verdicts.count(word) for word in ("better", "worse", "not distinguishable")}
+    better, worse, same = (counts[word] for word in ("better", "worse", "not distinguishable"))
     summary = (
-        f"Of {len(verdicts)} comparisons over 5 seeds each, {counts['better']} came out better, {counts['worse']} worse and\n"
-        f"{counts['not distinguishable']} not distinguishable; chance alone gives about {len(verdicts) * 0.05:.0f} verdicts."
-        " These are short trainings on small datasets:\nthe reports say how large a difference they could have shown."
+        f"Of {len(verdicts)} comparisons over 5 seeds each, {better} came out better, {worse} worse and\n{same} not"
+        f" distinguishable; chance alone gives about {len(verdicts) * 0.05:.0f} verdicts. These are short trainings\n"
+        "on small datasets: the reports say how large a difference they could have shown."
     )
     end = (
         f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[the command](benchmarks/audit/run.sh)."
