@@ -24,7 +24,7 @@ import yolo_attn
 from yolo_attn.bench.detect import executors, store
 from yolo_attn.bench.detect.executors import Task, local, submitit
 from yolo_attn.bench.detect.executors.submitit import Submitit
-from yolo_attn.bench.detect.store import DONE, LOST, RUNNING, TODO, Store
+from yolo_attn.bench.detect.store import DONE, LOST, OPEN, RUNNING, Store
 from yolo_attn.bench.detect.words import read_request
 from yolo_attn.bench.detect.work import work
 from yolo_attn.cli import UsageError
@@ -226,7 +226,7 @@ def test_a_cell_whose_runner_is_told_to_end_is_free_again(results: Store, monkey
     monkeypatch.setattr(module, "_run", told)
     with pytest.raises(SystemExit):
         work(str(results.folder), "c", {})
-    assert results.state("c").name == TODO
+    assert results.state("c").name == OPEN
 
 
 # ---- GPUs ---------------------------------------------------------------------------------------------------------
@@ -330,7 +330,6 @@ def pretend_slurm(folder: Path, sbatch: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_slurm_is_asked_for_what_the_words_say(results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("submitit")
     pretend_slurm(tmp_path, f"cp $1 {tmp_path}/asked; echo Submitted batch job 42", monkeypatch)
     words = {"timeout_min": "90", "slurm_partition": "long", "mem_gb": "12"}
     executor = executors.make("submitit", threads=3, **executors.read_words("submitit", words))
@@ -346,7 +345,6 @@ def test_slurm_is_asked_for_what_the_words_say(results: Store, tmp_path: Path, m
 def test_what_slurm_refuses_is_told_in_its_words(
     results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("submitit")
     pretend_slurm(tmp_path, "echo 'sbatch: error: invalid partition specified: lon' >&2; exit 1", monkeypatch)
     executor = Submitit(slurm_partition="lon")
     with pytest.raises(UsageError, match="SLURM takes no job: .*invalid partition specified: lon"):
@@ -356,7 +354,6 @@ def test_what_slurm_refuses_is_told_in_its_words(
 def test_a_slurm_at_its_limit_is_offered_the_job_again(
     results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("submitit")
     monkeypatch.setattr(submitit, "AGAIN", -1.0)
     monkeypatch.setattr(submitit, "OFFERS", 3)
     limit = f"test -e {tmp_path}/limit && echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2 && exit 1"
@@ -619,7 +616,7 @@ def test_an_interrupted_ray_run_gives_its_cells_back(
     psutil.wait_procs(cell, timeout=30)
     assert not any(p.is_running() for p in cell)
     assert (attempt / "released").exists()
-    assert runner.store.state(attempt.parent.name).name == TODO
+    assert runner.store.state(attempt.parent.name).name == OPEN
 
 
 @pytest.mark.slow
@@ -646,7 +643,6 @@ def test_a_ray_cluster_that_cannot_be_used_is_refused(
 def test_submitit_gives_the_same_results_though_a_job_is_killed(
     place: Path, data: str, expected: dict[str, Any], runners: list[Runner]
 ) -> None:
-    pytest.importorskip("submitit")
     runner = Runner(place / "submitit", data, "executor=submitit", "submitit_cluster=local")
     runners.append(runner)
     victim = until(runner.under_way, "a cell under way", runner.process)[0]

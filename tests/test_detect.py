@@ -19,7 +19,7 @@ from yolo_attn import cli
 from yolo_attn.bench.detect import models, store, words
 from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Dataset, Model, Plan
 from yolo_attn.bench.detect.run import TRIES, run
-from yolo_attn.bench.detect.store import DONE, FAILED, LOST, RUNNING, TODO, Store
+from yolo_attn.bench.detect.store import DONE, FAILED, LOST, OPEN, RUNNING, Store
 from yolo_attn.cli import UsageError
 
 
@@ -270,7 +270,7 @@ def test_failed_and_released_cells_can_be_claimed_again(tmp_path: Path) -> None:
     second = s.claim("cell")
     assert second and second.number == 2 and s.state("cell").name == RUNNING
     s.release(second)
-    assert s.state("cell").name == TODO
+    assert s.state("cell").name == OPEN
 
 
 # Controls

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from yolo_attn.bench.detect import store, work
-from yolo_attn.bench.detect.store import DONE, FAILED, LOST, TODO, Store
+from yolo_attn.bench.detect.store import DONE, FAILED, LOST, OPEN, Store
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -29,7 +29,7 @@ def test_a_claim_that_a_full_disk_cuts_short_keeps_nobody_waiting(
         m.setattr(store, "write_json", full)
         with pytest.raises(OSError, match="No space"):
             s.claim("cell")
-    assert s.state("cell").name == TODO
+    assert s.state("cell").name == OPEN
     assert s.claim("cell") is not None
 
 
@@ -40,7 +40,7 @@ def test_a_cell_is_given_back_on_a_full_disk_too(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as m:
         m.setattr(Path, "touch", full)
         s.release(attempt)
-    assert s.state("cell").name == TODO
+    assert s.state("cell").name == OPEN
 
 
 def test_an_owner_that_was_overtaken_does_not_hide_how_the_next_attempt_ended(tmp_path: Path) -> None:

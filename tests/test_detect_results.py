@@ -28,7 +28,7 @@ from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Cell, Dataset
 from yolo_attn.bench.detect.results import gather
 from yolo_attn.bench.detect.sentences import signed
 from yolo_attn.bench.detect.statistics import BETTER, NONE, SAME, WORSE, detectable, mean_interval, paired
-from yolo_attn.bench.detect.store import DONE, FAILED, LOST, RUNNING, TODO, Store, here, write_json
+from yolo_attn.bench.detect.store import DONE, FAILED, LOST, OPEN, RUNNING, Store, here, write_json
 
 scores = st.floats(0, 1, allow_subnormal=False)
 
@@ -365,7 +365,7 @@ def test_a_damaged_result_is_set_aside_and_not_counted(tmp_path: Path) -> None:
     path = store.cell(cell.id) / "result.json"
     path.write_text(path.read_text().replace("0.4,", "0.9,"))
     results = gather(store)
-    assert results["counts"] == {TODO: 1, DONE: 19}
+    assert results["counts"] == {OPEN: 1, DONE: 19}
     assert row_of(results, "stock")["n"] == 4
     assert (path.parent / "result.json.aside-1").exists()
 
@@ -575,7 +575,7 @@ def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_time_left(tmp_path: Path) -> None:
     store, plan = running_folder(tmp_path)
     states = {c.id: store.state(c.id) for c in plan.cells}
-    assert sorted(s.name for s in states.values()) == sorted([DONE] * 4 + [FAILED, LOST, RUNNING] + [TODO] * 5)
+    assert sorted(s.name for s in states.values()) == sorted([DONE] * 4 + [FAILED, LOST, RUNNING] + [OPEN] * 5)
     assert status.time_left(store, plan, states) == pytest.approx((5 + 1 + 0.75) * 10.0)  # one cell takes 10 s
     nothing = Store(tmp_path / "new")
     assert status.time_left(nothing, plan, {c.id: nothing.state(c.id) for c in plan.cells}) is None

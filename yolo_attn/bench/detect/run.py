@@ -10,7 +10,7 @@ from typing import Any
 
 from .executors import Executor, Task
 from .plan import Cell, Plan
-from .store import DONE, FAILED, LOST, RUNNING, TODO, Store
+from .store import DONE, FAILED, LOST, OPEN, RUNNING, Store
 from .work import FULL, STOPPED, TAKEN
 
 #: How often a cell is tried again after its machine was lost, and seconds between two looks at others' cells.
@@ -131,7 +131,7 @@ def _free(store: Store, id: str, before: Mapping[str, Any], others: Mapping[str,
     state = store.state(id)
     if state.name == FAILED:
         return state.attempt == before[id].attempt
-    return state.name in (TODO, LOST)
+    return state.name in (OPEN, LOST)
 
 
 def _note(

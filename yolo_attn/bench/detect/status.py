@@ -16,7 +16,7 @@ from ...cli import UsageError
 from ..table import show
 from .plan import Cell, Plan
 from .run import duration
-from .store import DONE, FAILED, LOST, MANIFEST, RUNNING, TODO, State, Store
+from .store import DONE, FAILED, LOST, MANIFEST, OPEN, RUNNING, State, Store
 from .words import switch
 
 USAGE = """usage: yolo-attn bench status DIR                         how far a run is, who runs what, what failed
@@ -25,7 +25,7 @@ USAGE = """usage: yolo-attn bench status DIR                         how far a r
   DIR      results folder of `yolo-attn bench detect`, which it names at its start (out=DIR)
   costs    0 measures no latency
   samples  0 shows no pictures of the dataset, for a report that goes where the data may not"""
-STATES = (DONE, RUNNING, FAILED, LOST, TODO)
+STATES = (DONE, RUNNING, FAILED, LOST, OPEN)
 #: Most running, failed and lost cells that are named one by one.
 MOST = 20
 
@@ -201,6 +201,6 @@ def time_left(store: Store, plan: Plan, states: Mapping[str, State]) -> float | 
                     spent.append((time.time() - owner.stat().st_mtime) / share)
     if not spent:
         return None
-    waiting = sum(states[c.id].name in (LOST, TODO) for c in plan.cells)
+    waiting = sum(states[c.id].name in (LOST, OPEN) for c in plan.cells)
     cells = waiting + sum(1 - share for share in shares.values())
     return cells * sum(spent) / len(spent) / max(len(shares), 1)

@@ -36,7 +36,7 @@ from .plan import Plan, digest
 BEAT, STALE = 10.0, 180.0
 #: The same for an attempt that its executor has given up.
 QUIET = 45.0
-DONE, FAILED, RUNNING, LOST, TODO = "done", "failed", "running", "lost", "to do"
+DONE, FAILED, RUNNING, LOST, OPEN = "done", "failed", "running", "lost", "to do"
 MANIFEST = "bench.json"
 
 
@@ -224,14 +224,14 @@ class Store:
         if self.result(id) is not None:
             return State(DONE, number)
         if not number:
-            return State(TODO)
+            return State(OPEN)
         attempt = self.cell(id) / f"attempt-{number}"
         owner = _read(attempt / "owner.json")
         failed = _read(self.cell(id) / "failed.json")
         if failed and failed.get("attempt") == number:
             return State(FAILED, number, owner, str(failed.get("reason", "")))
         if (attempt / "released").exists():
-            return State(TODO, number, owner)
+            return State(OPEN, number, owner)
         given_up = _read(self.cell(id) / "lost.json") or {}
         reason = str(given_up.get("reason", "")) if given_up.get("attempt") == number else ""
         lives = self._lives(attempt, owner, QUIET if reason else STALE)
