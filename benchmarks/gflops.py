@@ -11,7 +11,9 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import torch_utils
 from yolo_attn.patches import _replace
 
-from yolo_attn import assets, flops, registry
+from yolo_attn import registry
+from yolo_attn.measure import multiply_adds as flops
+from yolo_attn.yamls import shipped as assets
 
 MAPS = ((64, 80), (128, 40), (256, 20))  # P3, P4, P5 of yolov8n at 640 pixels
 PAGE = """# GFLOPs

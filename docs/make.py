@@ -18,7 +18,9 @@ from typing import Any
 import measured
 from pictures import PICTURES
 
-from yolo_attn import assets, listing, registry
+from yolo_attn import registry
+from yolo_attn.commands import listing
+from yolo_attn.yamls import shipped as assets
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent

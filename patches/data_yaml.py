@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .. import assets
+from ..yamls import shipped as assets
 from . import _replace
 
 TARGET = "ultralytics.data.utils:check_file"

@@ -1,7 +1,7 @@
 """Seam: the GFLOPs in the model summary.
 
 `model_info`, which prints the summary, asks `get_flops` beside it. For models without our blocks that function runs as
-ever; for the others `yolo_attn.flops` adds what its counter does not see.
+ever; for the others `yolo_attn.measure.multiply_adds` adds what its counter does not see.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _make(original: Callable[..., float]) -> Callable[..., float]:
         """GFLOPs of a model, our blocks counted in full."""
         from ultralytics.utils import LOGGER
 
-        from .. import flops
+        from ..measure import multiply_adds as flops
 
         if flops.has_blocks(model):
             try:

@@ -36,7 +36,7 @@ def is_live(module: ModuleType) -> bool:
 def _make(original: Callable[..., Any]) -> Callable[..., Any]:
     def load(self: Any, weights: Any, verbose: bool = True) -> None:
         """Load, by corresponding rows where a model of ours is involved."""
-        from ..transfer import load_aligned
+        from ..weights.pretrained import load_aligned
 
         load_aligned(original, self, weights, verbose)
 

@@ -2,7 +2,7 @@
 
 Restricted loading (Ultralytics 8.4.67 and later) accepts only classes on PyTorch's allow-list. Our classes, and those
 of blocks that the running program registered, join the list for the duration of one load. Files that end in .pth, which
-Ultralytics refuses by their ending, are read by `yolo_attn.convert`, which executes nothing in them.
+Ultralytics refuses by their ending, are read by `yolo_attn.weights.checkpoints`, which executes nothing in them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _make(module: ModuleType, original: Callable[..., Any]) -> Callable[..., Any
     def torch_safe_load(weight: Any, *args: Any, **kwargs: Any) -> Any:
         """Load with our classes allowed, where loading is restricted at all; convert a paper's authors' file."""
         if str(weight).lower().endswith(OFFICIAL):
-            from ..convert import load
+            from ..weights.checkpoints import load
 
             return load(weight)
         asked = args[0] if args else kwargs.get("safe_only")

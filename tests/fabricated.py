@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_attn.bench.detect import costs
-from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, DETECT, STOCK, Cell, Dataset, Model, Plan
-from yolo_attn.bench.detect.results import gather
-from yolo_attn.bench.detect.store import Store, write_json
+from yolo_attn.detect import costs
+from yolo_attn.detect.plan import CANDIDATE, CONTROL, DETECT, STOCK, Cell, Dataset, Model, Plan
+from yolo_attn.detect.results import gather
+from yolo_attn.detect.store import Store, write_json
 
 #: name, role, parameters, GFLOPs, control, what it adds to the score
 MODELS = (

@@ -51,7 +51,8 @@ def python(code: str, *words: str | Path, cwd: Path, ok: bool = True, **env: str
 
 def tiny_dataset(folder: Path, task: str = "detect") -> str:
     """A dozen generated images, and the `data=` argument that names them."""
-    from yolo_attn import assets, shapes
+    from yolo_attn import shapes
+    from yolo_attn.yamls import shipped as assets
 
     root = shapes.make(folder / f"tiny-{task}", task=task, train=8, val=4, size=96)
     if task == "classify":

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolo_attn import official
-from yolo_attn.blocks.acmix import ACmix, ConvolutionPath
-from yolo_attn.blocks.acmix_forms import ACmixGlobal, ACmixPatchwise
-from yolo_attn.blocks.acmix_neighborhood import (
+from yolo_attn.blocks.acmix.forms import ACmixGlobal, ACmixPatchwise
+from yolo_attn.blocks.acmix.network import ACmixBottleneck, ACmixResNet, ACmixResNetBackbone
+from yolo_attn.blocks.acmix.operator import ACmix, ConvolutionPath
+from yolo_attn.blocks.acmix.swin import ACmixWindow
+from yolo_attn.blocks.acmix.swin_network import ACmixSwin, ACmixSwinBackbone, ACmixSwinBlock
+from yolo_attn.kernels.neighborhood import (
     PiecewiseAttention,
     Window,
     listed_logits,
@@ -23,9 +25,7 @@ from yolo_attn.blocks.acmix_neighborhood import (
     recomputed_attention,
     tiled_attention,
 )
-from yolo_attn.blocks.acmix_net import ACmixBottleneck, ACmixResNet, ACmixResNetBackbone
-from yolo_attn.blocks.acmix_swin import ACmixWindow
-from yolo_attn.blocks.acmix_swin_net import ACmixSwin, ACmixSwinBackbone, ACmixSwinBlock
+from yolo_attn.weights import official
 
 
 class StepByStep(nn.Module):
@@ -122,7 +122,7 @@ def test_pieces_of_a_map_too_large_for_one_agree(monkeypatch: pytest.MonkeyPatch
     position = torch.zeros(4, 21, 18, dtype=torch.double)
     results = []
     for numbers in (1, 2**30):
-        monkeypatch.setattr("yolo_attn.blocks.acmix_neighborhood.CACHE", numbers)
+        monkeypatch.setattr("yolo_attn.kernels.neighborhood.CACHE", numbers)
         y = PiecewiseAttention.apply(qkv, position, window)
         results.append((y, *torch.autograd.grad(y.square().sum(), qkv)))
     for a, b in zip(*results, strict=True):

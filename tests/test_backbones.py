@@ -14,15 +14,16 @@ import yaml
 from torch import nn
 from ultralytics.nn import tasks
 
-from yolo_attn import RegistryError, assets, registry
+from yolo_attn import RegistryError, registry
 from yolo_attn.blocks import backbones
-from yolo_attn.blocks.acmix_net import ACmixResNetBackbone
+from yolo_attn.blocks.acmix.network import ACmixResNetBackbone
 from yolo_attn.blocks.backbones import BackboneRow, Level
-from yolo_attn.blocks.cloformer_net import CloFormerBackbone
-from yolo_attn.blocks.litv2_net import LITv2Backbone
-from yolo_attn.blocks.sknet_net import SKNetBackbone
-from yolo_attn.blocks.smt_net import SMTBackbone
+from yolo_attn.blocks.cloformer.network import CloFormerBackbone
+from yolo_attn.blocks.litv2.network import LITv2Backbone
+from yolo_attn.blocks.sknet.network import SKNetBackbone
+from yolo_attn.blocks.smt.network import SMTBackbone
 from yolo_attn.layers import BatchNorm2d, DropPath
+from yolo_attn.yamls import shipped as assets
 
 ROWS = [b for b in registry.list_blocks() if hasattr(b.cls, "sizes")]
 NETWORKS = {
@@ -341,7 +342,7 @@ def test_ultralytics_leaves_the_authors_eps_alone() -> None:
 
 
 def test_shipped_files_are_not_made_by_the_generator() -> None:
-    from yolo_attn.models.base import first_command
+    from yolo_attn.yamls.base import first_command
 
     for row in ROWS:
         text = (assets.folder() / shipped(row.name)).read_text(encoding="utf-8")

@@ -16,9 +16,12 @@ from test_official import CASES, like_reference, to_bchw
 from torch import nn
 
 import yolo_attn
-from yolo_attn import cli
-from yolo_attn.bench import blocks, cases, conditions, models, peak, reference, timing, work
-from yolo_attn.bench.weights import reference_of
+from yolo_attn.commands import cli
+from yolo_attn.measure import arithmetic as work
+from yolo_attn.measure import cases, conditions, peak, reference, timing
+from yolo_attn.measure import operators as blocks
+from yolo_attn.measure import whole_models as models
+from yolo_attn.measure.reference_weights import reference_of
 
 AUTHORS = {
     "smt_sam": lambda k: reference.SAM(

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from yolo_attn import official, registry
+from yolo_attn import registry
 from yolo_attn.blocks.cascaded_group import CascadedGroupAttention, EfficientViTBlock
+from yolo_attn.weights import official
 
 
 def randomised(module: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import pytest
 from jobs import clean_environment
 
 import yolo_attn
-from yolo_attn import cli, doctor
+from yolo_attn.commands import cli, doctor
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_attn.blocks.cloformer import AttnConv
-from yolo_attn.blocks.cloformer_cpu import TILE, attend, attends_directly
+from yolo_attn.blocks.cloformer.operator import AttnConv
+from yolo_attn.kernels.clo_attention import TILE, attend, attends_directly
 
 
 def naive(module: AttnConv, x: torch.Tensor) -> torch.Tensor:

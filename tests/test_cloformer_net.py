@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from yolo_attn import official
-from yolo_attn.blocks.cloformer_net import CloBlock, CloDownBlock, CloFormer, CloFormerBackbone, CloLayer
+from yolo_attn.blocks.cloformer.network import CloBlock, CloDownBlock, CloFormer, CloFormerBackbone, CloLayer
+from yolo_attn.weights import official
 
 MINI = {
     "channels": (16, 24, 32, 40),

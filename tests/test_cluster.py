@@ -21,13 +21,13 @@ import pytest
 from jobs import clean_environment, tiny_dataset
 
 import yolo_attn
-from yolo_attn.bench.detect import executors, store
-from yolo_attn.bench.detect.executors import Task, local, submitit
-from yolo_attn.bench.detect.executors.submitit import Submitit
-from yolo_attn.bench.detect.store import DONE, LOST, OPEN, RUNNING, Store
-from yolo_attn.bench.detect.words import read_request
-from yolo_attn.bench.detect.work import work
-from yolo_attn.cli import UsageError
+from yolo_attn.commands.cli import UsageError
+from yolo_attn.detect import executors, store
+from yolo_attn.detect.executors import Task, local, submitit
+from yolo_attn.detect.executors.submitit import Submitit
+from yolo_attn.detect.store import DONE, LOST, OPEN, RUNNING, Store
+from yolo_attn.detect.words import read_request
+from yolo_attn.detect.work import work
 
 #: Runs a matrix without writing its report, and says what became of it.
 RUNNER = """
@@ -140,7 +140,7 @@ MACHINES = {
     ],
 )
 def test_threads_of_a_ray_cell_are_its_share_of_the_smallest_machine(machines: str, jobs: int, threads: int) -> None:
-    from yolo_attn.bench.detect.executors.ray import _share
+    from yolo_attn.detect.executors.ray import _share
 
     assert _share(*MACHINES[machines], jobs) == threads
 
@@ -199,7 +199,7 @@ def test_giving_up_names_one_attempt_only(results: Store, monkeypatch: pytest.Mo
 
 def test_an_owner_that_was_overtaken_ends(results: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that slept comes back to a cell that somebody else has begun anew."""
-    from yolo_attn.bench.detect import work as module
+    from yolo_attn.detect import work as module
 
     monkeypatch.setattr(module, "BEAT", 0.0)
     monkeypatch.setattr(module.sys, "executable", "/bin/cat")  # waits for the end of its input, as a cell would
@@ -218,7 +218,7 @@ def overtaken_after_start(results: Store, popen: Any) -> Callable[..., Any]:
 
 def test_a_cell_whose_runner_is_told_to_end_is_free_again(results: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process of a cluster's worker lives on, so that the cell would seem to be running."""
-    from yolo_attn.bench.detect import work as module
+    from yolo_attn.detect import work as module
 
     def told(*_: Any) -> None:
         raise SystemExit
@@ -632,11 +632,11 @@ def test_a_ray_cluster_that_cannot_be_used_is_refused(
     threads: int, mode: str, told: str, cluster: Cluster, place: Path
 ) -> None:
     make = f"executors.make('ray', {threads=}, ray_address={cluster.address!r})"
-    code = f"from yolo_attn.bench.detect import executors\n{make}"
+    code = f"from yolo_attn.detect import executors\n{make}"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=place, env=environment(RAY_AUTH_MODE=mode), capture_output=True, text=True
     )
-    assert run.stderr.splitlines()[-1] == f"yolo_attn.cli.UsageError: {told.format(address=cluster.address)}"
+    assert run.stderr.splitlines()[-1] == f"yolo_attn.commands.cli.UsageError: {told.format(address=cluster.address)}"
 
 
 @pytest.mark.slow

@@ -33,13 +33,17 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 from yolo_attn.patches import safe_load
 
-from yolo_attn import assets, cli, convert
-from yolo_attn import official as authors
-from yolo_attn.blocks import cloformer_net, litv2_net, smt_net
-from yolo_attn.convert import CheckpointError
-from yolo_attn.convert.files import CheckpointFile
-from yolo_attn.convert.recognise import recognise
-from yolo_attn.transfer import TransferError, transfer
+from yolo_attn.blocks.cloformer import network as cloformer_net
+from yolo_attn.blocks.litv2 import network as litv2_net
+from yolo_attn.blocks.smt import network as smt_net
+from yolo_attn.commands import cli
+from yolo_attn.weights import checkpoints as convert
+from yolo_attn.weights import official as authors
+from yolo_attn.weights.checkpoints import CheckpointError
+from yolo_attn.weights.checkpoints.files import CheckpointFile
+from yolo_attn.weights.checkpoints.recognise import recognise
+from yolo_attn.weights.pretrained import TransferError, transfer
+from yolo_attn.yamls import shipped as assets
 
 GOLDEN = Path(__file__).parent / "golden"
 WHOLE = Path(os.environ.get("YOLO_ATTN_GOLDEN") or GOLDEN)

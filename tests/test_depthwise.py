@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_attn.depthwise import depthwise_conv, is_plain_depthwise
+from yolo_attn.kernels.depthwise import depthwise_conv, is_plain_depthwise
 
 
 def gradients(convolve, conv: nn.Conv2d, x: torch.Tensor) -> list[torch.Tensor]:

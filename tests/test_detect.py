@@ -15,12 +15,12 @@ import pytest
 import torch
 from jobs import tiny_dataset
 
-from yolo_attn import cli
-from yolo_attn.bench.detect import models, store, words
-from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Dataset, Model, Plan
-from yolo_attn.bench.detect.run import TRIES, run
-from yolo_attn.bench.detect.store import DONE, FAILED, LOST, OPEN, RUNNING, Store
-from yolo_attn.cli import UsageError
+from yolo_attn.commands import cli
+from yolo_attn.commands.cli import UsageError
+from yolo_attn.detect import models, store, words
+from yolo_attn.detect.plan import CANDIDATE, CONTROL, STOCK, Dataset, Model, Plan
+from yolo_attn.detect.run import TRIES, run
+from yolo_attn.detect.store import DONE, FAILED, LOST, OPEN, RUNNING, Store
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_names_and_paths_do_not_identify_a_cell_but_content_does() -> None:
 
 
 def test_a_renamed_copy_of_a_dataset_is_the_same_dataset_and_another_label_is_not(tmp_path: Path) -> None:
-    from yolo_attn.bench.detect.data import read_dataset
+    from yolo_attn.detect.data import read_dataset
 
     prints = []
     for name in ("one", "two"):
@@ -188,7 +188,7 @@ def test_of_many_that_claim_a_cell_one_gets_it(tmp_path: Path) -> None:
 
 def test_a_dead_owner_loses_its_cell_and_a_living_one_does_not(tmp_path: Path) -> None:
     s = Store(tmp_path)
-    code = "import sys; from yolo_attn.bench.detect.store import Store; Store(sys.argv[1]).claim('cell')"
+    code = "import sys; from yolo_attn.detect.store import Store; Store(sys.argv[1]).claim('cell')"
     code += "; print('x', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=-1, stdout=-1)
     assert process.stdout and process.stdout.readline()
@@ -391,7 +391,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 def test_cells_that_another_runner_does_are_waited_for_and_not_done(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("yolo_attn.bench.detect.run.LOOK", 0.05)
+    monkeypatch.setattr("yolo_attn.detect.run.LOOK", 0.05)
     plan, s = tiny_plan(), Store(tmp_path)
     s.write_plan(plan)
     theirs = s.claim(plan.cells[0].id)

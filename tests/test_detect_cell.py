@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from yolo_attn.bench.detect import cell
+from yolo_attn.detect import cell
 
 
 @pytest.fixture

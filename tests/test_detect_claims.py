@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from yolo_attn.bench.detect import store, work
-from yolo_attn.bench.detect.store import DONE, FAILED, LOST, OPEN, Store
+from yolo_attn.detect import store, work
+from yolo_attn.detect.store import DONE, FAILED, LOST, OPEN, Store
 
 
 def full(*_: Any, **__: Any) -> None:

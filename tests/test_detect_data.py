@@ -10,9 +10,9 @@ import pytest
 import yaml
 from jobs import tiny_dataset
 
-from yolo_attn.bench.detect import data, words
-from yolo_attn.bench.detect.data import read_dataset
-from yolo_attn.cli import UsageError
+from yolo_attn.commands.cli import UsageError
+from yolo_attn.detect import data, words
+from yolo_attn.detect.data import read_dataset
 
 
 @pytest.fixture

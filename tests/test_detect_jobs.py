@@ -169,8 +169,8 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(data: str, tmp_p
 
     # The same, where room runs out while a cell writes its weights.
     code = (
-        "import sys; from yolo_attn.bench.detect import work; work.ROOM = 0; "
-        "from yolo_attn.cli import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; from yolo_attn.detect import work; work.ROOM = 0; "
+        "from yolo_attn.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     filler.write_bytes(b"\1" * (145 << 20))
     text = run(sys.executable, "-c", code, *words, f"out={folder}", cwd=tmp_path, ok=False)
@@ -204,8 +204,8 @@ def test_every_task(task: str, model: str, metric: str, tmp_path: Path) -> None:
 def test_places_end_in_a_ranking(data: str, tmp_path: Path) -> None:
     words = ("bench", "places", "block=mlca", f"data={data}", "seeds=2", "levels=P5", "forms=row", *TINY, "out=res")
     yolo_attn(*words, cwd=tmp_path)
-    from yolo_attn.bench.detect.results import gather
-    from yolo_attn.bench.detect.store import Store
+    from yolo_attn.detect.results import gather
+    from yolo_attn.detect.store import Store
 
     ranked = gather(Store(tmp_path / "res"))["places"]
     assert {r["model"] for r in ranked} == {f"yolov8n-mlca@{p}@row" for p in ("backbone.P5", "neck.P5", "P5")}

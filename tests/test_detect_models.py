@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from yolo_attn import assets
-from yolo_attn.bench.detect import models
-from yolo_attn.cli import UsageError
+from yolo_attn.commands.cli import UsageError
+from yolo_attn.detect import models
+from yolo_attn.yamls import shipped as assets
 
 
 def test_a_base_that_does_not_build_at_every_width_has_a_control() -> None:

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_attn import cli
-from yolo_attn.bench.detect import costs, report, status, tables
-from yolo_attn.bench.detect.models import read_yaml
-from yolo_attn.bench.detect.plan import CANDIDATE, CONTROL, STOCK, Cell, Dataset, Model, Plan
-from yolo_attn.bench.detect.results import gather
-from yolo_attn.bench.detect.sentences import signed
-from yolo_attn.bench.detect.statistics import BETTER, NONE, SAME, WORSE, detectable, mean_interval, paired
-from yolo_attn.bench.detect.store import DONE, FAILED, LOST, OPEN, RUNNING, Store, here, write_json
+from yolo_attn.commands import cli
+from yolo_attn.detect import costs, report, status, tables
+from yolo_attn.detect.models import read_yaml
+from yolo_attn.detect.plan import CANDIDATE, CONTROL, STOCK, Cell, Dataset, Model, Plan
+from yolo_attn.detect.results import gather
+from yolo_attn.detect.sentences import signed
+from yolo_attn.detect.statistics import BETTER, NONE, SAME, WORSE, detectable, mean_interval, paired
+from yolo_attn.detect.store import DONE, FAILED, LOST, OPEN, RUNNING, Store, here, write_json
 
 scores = st.floats(0, 1, allow_subnormal=False)
 

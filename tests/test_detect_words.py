@@ -11,10 +11,10 @@ import pytest
 from jobs import tiny_dataset
 
 from yolo_attn import registry
-from yolo_attn.bench.detect import words
-from yolo_attn.bench.detect.estimate import estimate
-from yolo_attn.bench.detect.store import Store
-from yolo_attn.cli import UsageError
+from yolo_attn.commands.cli import UsageError
+from yolo_attn.detect import words
+from yolo_attn.detect.estimate import estimate
+from yolo_attn.detect.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yolo_attn import official
 from yolo_attn.blocks.dilated import DilateBlock, MultiDilatedLocalAttention
+from yolo_attn.weights import official
 
 
 def unfolded(

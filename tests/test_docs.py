@@ -13,9 +13,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from yolo_attn import assets, registry
-from yolo_attn.bench import BENCHES
-from yolo_attn.cli import COMMANDS
+from yolo_attn import registry
+from yolo_attn.commands.bench import BENCHES
+from yolo_attn.commands.cli import COMMANDS
+from yolo_attn.yamls import shipped as assets
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -92,7 +93,7 @@ def test_commands_exist(path: Path) -> None:
 
 
 def test_every_word_of_bench_detect_and_places_is_told() -> None:
-    from yolo_attn.bench.detect import executors, places, words
+    from yolo_attn.detect import executors, places, words
 
     _, first, second = DETECT.split("| word | meaning | default |")
     detect, more = (set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) for part in (first, second))
@@ -105,7 +106,7 @@ def test_every_word_of_bench_detect_and_places_is_told() -> None:
 
 @pytest.mark.parametrize("line", re.findall(r"^yolo-attn bench .*$", DETECT, re.MULTILINE))
 def test_commands_of_bench_detect_have_known_words(line: str) -> None:
-    from yolo_attn.bench.detect import executors, places, words
+    from yolo_attn.detect import executors, places, words
 
     bench, *rest = shlex.split(line)[2:]
     own = {"detect": words.OWN, "places": places.OURS, "status": (), "report": ("costs", "samples")}[bench]

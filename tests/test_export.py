@@ -8,7 +8,7 @@ import pytest
 import torch
 from jobs import short, tiny_dataset, yolo
 
-from yolo_attn import cli, export_grid
+from yolo_attn.commands import cli, export_grid
 
 DOCS = Path(__file__).parent.parent / "docs"
 

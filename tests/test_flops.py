@@ -9,7 +9,8 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import torch_utils
 from yolo_attn.patches import _replace
 
-from yolo_attn import flops, registry
+from yolo_attn import registry
+from yolo_attn.measure import multiply_adds as flops
 
 OPERATORS = [b.cls for b in registry.operators()]
 C, SIDE = 64, 20
@@ -46,7 +47,7 @@ def test_a_stock_model_gets_the_number_of_ultralytics() -> None:
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda c: c.__name__)
 def test_an_operator_is_counted_as_pytorch_dispatches_it(operator: type[nn.Module]) -> None:
     """Against the operations that PyTorch executes on the meta device, where no shortcut is taken."""
-    from yolo_attn.bench.work import count_macs
+    from yolo_attn.measure.arithmetic import count_macs
 
     found = macs(operator(C).eval(), C, SIDE, SIDE)
     executed = count_macs(operator(C).eval().to("meta"), torch.empty(1, C, SIDE, SIDE, device="meta"))

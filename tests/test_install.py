@@ -20,7 +20,7 @@ import sys
 assert "yolo_attn" not in sys.modules
 from ultralytics import YOLO
 model = YOLO("yolov8n-sam.yaml")
-assert any(type(m).__module__ == "yolo_attn.blocks.smt" for m in model.model.modules())
+assert any(type(m).__module__ == "yolo_attn.blocks.smt.operator" for m in model.model.modules())
 from ultralytics.data import utils
 assert utils.check_file("shapes.yaml").endswith("shapes.yaml")
 from yolo_attn import assets, patches

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_attn import official, registry
+from yolo_attn import registry
 from yolo_attn.blocks.irmb import InvertedResidualMobileBlock
+from yolo_attn.weights import official
 
 
 def randomised(module: nn.Module) -> nn.Module:

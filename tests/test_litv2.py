@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_attn import official, registry
-from yolo_attn.blocks.litv2 import HiLo, HiLoBlock
-from yolo_attn.blocks.litv2_net import LITv2, LITv2Backbone
+from yolo_attn import registry
+from yolo_attn.blocks.litv2.network import LITv2, LITv2Backbone
+from yolo_attn.blocks.litv2.operator import HiLo, HiLoBlock
+from yolo_attn.weights import official
 
 
 def naive_hilo(m: HiLo, x: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import yolo_attn
-from yolo_attn import assets, models, registry
-from yolo_attn.models import ModelError, base, build_yaml, places, yaml_command
+from yolo_attn import registry
+from yolo_attn import yamls as models
+from yolo_attn.commands.yaml import yaml_command
+from yolo_attn.yamls import ModelError, base, build_yaml
+from yolo_attn.yamls import placement as places
+from yolo_attn.yamls import shipped as assets
 
 WORDS = ("sam", "hilo", "sk", "attnconv", "acmix")
 VARIANTS = ("", "-backbone", "-neck", "-seg", "-pose", "-obb", "-cls")

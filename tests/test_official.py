@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from yolo_attn import official
+from yolo_attn.weights import official
 
 ROOT = Path(os.environ.get("YOLO_ATTN_GOLDEN") or Path(__file__).parent / "golden")
 CASES = sorted(ROOT.glob("*/*.json"))

@@ -16,8 +16,9 @@ from ultralytics.nn import tasks
 from ultralytics.utils import torch_utils
 from yolo_attn.patches import _replace, data_yaml, model_yaml, parse_model, safe_load
 
-from yolo_attn import assets, patches
+from yolo_attn import patches
 from yolo_attn import rows as rows_module
+from yolo_attn.yamls import shipped as assets
 
 SAM_MODEL = {
     "nc": 3,

@@ -11,13 +11,13 @@ import fabricated
 import pytest
 from scipy import stats
 
-from yolo_attn.bench.detect import tables
-from yolo_attn.bench.detect.plan import PLACES, STOCK
-from yolo_attn.bench.detect.ranking import ranking
-from yolo_attn.bench.detect.report import write_report
-from yolo_attn.bench.detect.results import gather
-from yolo_attn.bench.detect.statistics import BETTER, NONE, SAME, WORSE, holm, p_value
-from yolo_attn.bench.detect.store import Store
+from yolo_attn.detect import tables
+from yolo_attn.detect.plan import PLACES, STOCK
+from yolo_attn.detect.ranking import ranking
+from yolo_attn.detect.report import write_report
+from yolo_attn.detect.results import gather
+from yolo_attn.detect.statistics import BETTER, NONE, SAME, WORSE, holm, p_value
+from yolo_attn.detect.store import Store
 
 STOCK_SCORES, STOCK_MS = (0.40, 0.42, 0.41, 0.43, 0.40), 20.0
 #: Word -> differences to stock, seed by seed; milliseconds over stock, None where they were not measured.

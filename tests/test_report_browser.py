@@ -15,8 +15,8 @@ import fabricated
 import pytest
 from fabricated import EVIL, EVIL_MODELS
 
-from yolo_attn.bench.detect.report import page
-from yolo_attn.bench.detect.results import gather
+from yolo_attn.detect.report import page
+from yolo_attn.detect.results import gather
 
 pytestmark = pytest.mark.browser
 

@@ -14,8 +14,8 @@ import fabricated
 import pytest
 from fabricated import EVIL, EVIL_MODELS
 
-from yolo_attn.bench.detect.report import figures, page, pictures, series
-from yolo_attn.bench.detect.results import gather
+from yolo_attn.detect.report import figures, page, pictures, series
+from yolo_attn.detect.results import gather
 
 
 class Page(HTMLParser):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_attn.blocks.sknet import SelectiveKernel, SKAttention, SKConv
-from yolo_attn.blocks.sknet_net import SKNet, SKNetBackbone, SKUnit
+from yolo_attn.blocks.sknet.network import SKNet, SKNetBackbone, SKUnit
+from yolo_attn.blocks.sknet.operator import SelectiveKernel, SKAttention, SKConv
 from yolo_attn.layers import grouped_conv
 
 

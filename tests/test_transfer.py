@@ -22,10 +22,12 @@ from ultralytics.nn import tasks
 from yolo_attn.patches import load_weights
 
 import yolo_attn
-from yolo_attn import assets, models, patches, registry
-from yolo_attn.align import align
-from yolo_attn.anatomy import head_strides, rows, strides_hold
-from yolo_attn.transfer import Report, TransferError, transfer
+from yolo_attn import patches, registry
+from yolo_attn import yamls as models
+from yolo_attn.weights.align import align
+from yolo_attn.weights.model_rows import head_strides, rows, strides_hold
+from yolo_attn.weights.pretrained import Report, TransferError, transfer
+from yolo_attn.yamls import shipped as assets
 
 MODELS = {
     "detect": (tasks.DetectionModel, ""),

@@ -18,7 +18,7 @@ if not (_here / "cfg").is_dir():  # a checkout: cfg/ and patches/ lie beside the
 
 from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
 
-_LAZY = {"transfer": "yolo_attn.transfer:transfer", "build_yaml": "yolo_attn.models:build_yaml"}
+_LAZY = {"transfer": "yolo_attn.weights.pretrained:transfer", "build_yaml": "yolo_attn.yamls:build_yaml"}
 
 __all__ = ["Block", "RegistryError", "__version__", "list_blocks", "register", *_LAZY]
 

@@ -24,7 +24,16 @@ import torch
 from torch import nn
 
 from ..registry import RegistryError, register, suggest
-from . import acmix, acmix_net, cloformer, cloformer_net, litv2, litv2_net, sknet, sknet_net, smt, smt_net
+from .acmix import network as acmix_net
+from .acmix import operator as acmix
+from .cloformer import network as cloformer_net
+from .cloformer import operator as cloformer
+from .litv2 import network as litv2_net
+from .litv2 import operator as litv2
+from .sknet import network as sknet_net
+from .sknet import operator as sknet
+from .smt import network as smt_net
+from .smt import operator as smt
 
 
 class BackboneRow(nn.Module):

@@ -121,7 +121,7 @@ def main(words: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 after a message on stderr.
     """
-    from yolo_attn import cli
+    from yolo_attn.commands import cli
 
     try:
         options = cli.arguments(

@@ -1,0 +1,1 @@
+"""ACmix (Pan et al., CVPR 2022): attention and convolution from shared projections."""

@@ -1,0 +1,1 @@
+"""CloFormer (Fan et al., 2023): AttnConv, its blocks and networks."""

@@ -1,0 +1,1 @@
+"""The `yolo-attn` command."""

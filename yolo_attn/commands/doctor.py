@@ -1,0 +1,180 @@
+"""`yolo-attn doctor`: does plain Ultralytics, here and in a fresh interpreter, see the blocks?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .cli import arguments
+
+#: What a fresh interpreter reports about itself, without importing this package by name first.
+PROBE = """
+import json, sys
+import ultralytics, ultralytics.nn.tasks, ultralytics.data.utils
+report = {"ultralytics": ultralytics.__file__, "version": ultralytics.__version__, "loaded": "yolo_attn" in sys.modules}
+if report["loaded"]:
+    import yolo_attn
+    from yolo_attn import patches
+    report["package"] = yolo_attn.__file__
+    report["seams"] = [[s.name, s.state, s.error] for s in patches.status()]
+print("\\n" + json.dumps(report))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        level: "ok", "note" (worth knowing), "warn" (works, but mind it) or "FAIL" (not healthy).
+        text: What was found.
+        remedy: What to do about it.
+    """
+
+    level: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """One line, and the remedy below it."""
+        return f"{self.level:>4}  {self.text}" + (f"\n      -> {self.remedy}" if self.remedy else "")
+
+
+def main(words: list[str]) -> int:
+    """Print the findings; 0 if healthy, 1 if not."""
+    arguments(words, ())
+    found = examine()
+    for finding in found:
+        print(finding)
+    bad = sum(f.level == "FAIL" for f in found)
+    print(f"\n{'healthy' if not bad else f'not healthy: {bad} problem' + 's' * (bad > 1)}")
+    return 1 if bad else 0
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order of the report."""
+    found = _ultralytics()
+    if any(f.level == "FAIL" for f in found):
+        return found
+    return [*found, *_here(), *_fresh(), *_torch(), *_blocks()]
+
+
+def _ultralytics() -> list[Finding]:
+    from .. import __file__ as ours
+    from .. import __version__
+
+    found = [Finding("ok", f"yolo_attn {__version__} at {Path(ours).parent}, Python {sys.version.split()[0]}")]
+    try:
+        import ultralytics
+        import ultralytics.data.utils
+        import ultralytics.nn.tasks
+    except Exception as e:
+        remedy = "pip install -U ultralytics; a torchvision that does not match torch is a frequent cause"
+        return [*found, Finding("FAIL", f"ultralytics does not import: {type(e).__name__}: {e}", remedy)]
+    where = Path(ultralytics.__file__).resolve().parent
+    found.append(Finding("ok", f"ultralytics {ultralytics.__version__} at {where}"))
+    if where.parent == Path.cwd().resolve():
+        text = "this is a copy in the current folder, which hides the installed one"
+        found.append(Finding("warn", text, "run from another folder, or install the copy with pip install -e"))
+    found += release_findings(ultralytics.__version__)
+    return found
+
+
+def release_findings(version: str) -> list[Finding]:
+    """What is known to go wrong with an Ultralytics release."""
+    release = tuple(int(x) if x.isdigit() else 0 for x in version.split(".")[:3])
+    found = []
+    if release < (8, 3, 200):
+        text = f"ultralytics {version} is older than 8.3.200, the oldest release the plugin supports"
+        found.append(Finding("FAIL", text, "pip install -U ultralytics"))
+    if (8, 4, 0) <= release <= (8, 4, 140):
+        text = f"ultralytics {version} builds YOLOv8's SPPF without its first activation: results do not compare"
+        found.append(Finding("warn", text, "pip install -U 'ultralytics>=8.4.141'"))
+    if release < (8, 4, 124):
+        text = f"in ultralytics {version} `seed` does not reach dataloader workers: spreads over seeds are understated"
+        found.append(Finding("note", text, "for seed studies use workers=0 or ultralytics>=8.4.124"))
+    return found
+
+
+def _seam_finding(where: str, name: str, state: str, error: str) -> Finding:
+    if state == "live":
+        return Finding("ok", f"seam {name} is live {where}")
+    remedy = "upgrade yolo_attn, or install an Ultralytics release it was run on" if error else "restart Python"
+    return Finding("FAIL", f"seam {name} is {state} {where}{': ' + error if error else ''}", remedy)
+
+
+def _here() -> list[Finding]:
+    from .. import patches
+
+    return [_seam_finding("in this interpreter", s.name, s.state, s.error) for s in patches.status()]
+
+
+def _fresh() -> list[Finding]:
+    """Start Python as Ultralytics' child processes do, from an empty folder."""
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run([sys.executable, "-c", PROBE], cwd=empty, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return [Finding("FAIL", f"a fresh interpreter fails: {last}", "run: python -c 'import ultralytics.nn.tasks'")]
+    report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if not report["loaded"]:
+        if os.environ.get("YOLO_ATTN_AUTOLOAD") == "0":
+            remedy = "unset YOLO_ATTN_AUTOLOAD"
+        else:
+            remedy = (
+                "pip install yolo_attn into this environment; on a path alone (PYTHONPATH, zip, -t) it cannot start"
+            )
+        return [Finding("FAIL", "a fresh interpreter does not load the plugin", remedy)]
+    found = [_seam_finding("in a fresh interpreter", *seam) for seam in report["seams"]]
+    import ultralytics
+
+    from .. import __file__ as ours
+
+    for what, there, here in (
+        ("ultralytics", report["ultralytics"], ultralytics.__file__),
+        ("yolo_attn", report["package"], ours),
+    ):
+        if Path(there).resolve() != Path(here).resolve():
+            text = f"a fresh interpreter imports another {what}: {there}, here {here}"
+            found.append(Finding("FAIL", text, "uninstall one of the two copies"))
+    return found
+
+
+def _torch() -> list[Finding]:
+    import torch
+
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA in this build"
+    devices = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    found = [Finding("ok", f"torch {torch.__version__}, {cuda}, {', '.join(devices) or 'no GPU in use'}")]
+    try:
+        import torchvision
+
+        found.append(Finding("ok", f"torchvision {torchvision.__version__}"))
+    except Exception as e:
+        text = f"torchvision does not import: {type(e).__name__}: {e}"
+        found.append(Finding("FAIL", text, "install the torchvision that matches torch, from the same index"))
+    if torch.version.cuda and not devices:
+        found.append(Finding("note", "torch has CUDA but finds no GPU", "check the driver with nvidia-smi"))
+    return found
+
+
+def _blocks() -> list[Finding]:
+    from .. import registry
+    from ..yamls import shipped as assets
+
+    try:
+        blocks = registry.list_blocks()
+    except Exception as e:
+        return [Finding("FAIL", f"the blocks do not import: {type(e).__name__}: {e}", "reinstall yolo_attn")]
+    yamls = assets.model_yamls()
+    if not yamls:
+        return [Finding("FAIL", f"no model YAML in {assets.folder()}", "reinstall yolo_attn")]
+    return [Finding("ok", f"{len(blocks)} blocks, {len(yamls)} model YAMLs in {assets.folder()}")]

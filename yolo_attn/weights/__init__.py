@@ -1,0 +1,1 @@
+"""Pretrained weights: transfer between models by aligned rows, and the authors' checkpoints."""

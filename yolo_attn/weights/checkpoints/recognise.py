@@ -1,0 +1,222 @@
+"""Which of the papers' networks a state dict belongs to, of which size, and its backbone filled with it.
+
+The names of the tensors tell the network, their shapes the size (`sizes`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ...blocks.backbones import ACmixResNetMaps, BackboneRow, CloFormerMaps, LITv2Maps, SMTMaps
+from .. import official
+from ..official import OfficialWeightsError
+from ..official import acmix as acmix_names
+from ..official import cloformer as cloformer_names
+from ..official import litv2 as litv2_names
+from ..official import smt as smt_names
+from . import sizes
+from .inert import CheckpointError
+
+State = dict[str, Tensor]
+MOST_COMPLAINTS = 20
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network of a paper whose authors' weights are understood.
+
+    Attributes:
+        name: Its name.
+        row: The backbone row.
+        model: The shipped model YAML with that row.
+        sign: Pattern of a tensor's name that no other network has.
+        stem: Name of the first convolution's weight.
+        configure: Shapes -> sizes and options to try.
+        adapt: The authors' state under our names, for a network of ours.
+    """
+
+    name: str
+    row: Callable[..., BackboneRow]
+    model: str
+    sign: str
+    stem: str
+    configure: Callable[[sizes.Shapes], sizes.Candidates]
+    adapt: Callable[[nn.Module, State], Mapping[str, Tensor]]
+
+
+@dataclass
+class Recognised:
+    """A backbone row filled with the authors' weights.
+
+    Attributes:
+        family: The network.
+        size: The paper's size, or the one that `options` change.
+        options: What differs from that size; empty for the paper's own.
+        row: The filled row.
+        dropped: Tensors that a backbone has no use for.
+        fresh: Tensors of the row that the authors' file does not have; they are as at the start of training.
+    """
+
+    family: Family
+    size: str
+    options: dict[str, Any]
+    row: BackboneRow
+    dropped: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """What a user would call the network."""
+        if "channels" in self.options:
+            return f"{self.family.name} of a size of its own"
+        changed = ", ".join(f"{k} {v}" for k, v in self.options.items())
+        return f"{self.family.name}-{self.size.upper()}" + (f" with {changed}" if changed else "")
+
+
+def recognise(state: State) -> Recognised:
+    """Find out what a state dict is, and fill our network with it.
+
+    Args:
+        state: The authors' state dict, prefixes of wrappers removed.
+
+    Raises:
+        CheckpointError: It belongs to no network known here, or lacks tensors, or has others.
+    """
+    family = next((f for f in FAMILIES if any(re.search(f.sign, k) for k in state)), None)
+    if family is None:
+        raise CheckpointError(_stranger(state))
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    dropped = [k for k in state if re.match(r"(head|fc)\.", k)]
+    kept = {k: v for k, v in state.items() if k not in dropped}
+    kept, fresh = _one_norm_for_each_map(kept) if family.name == "LITv2" else (kept, [])
+    complaints: list[str] | None = None
+    tried: list[str] = []
+    for size, options in _configurations(family, kept):
+        tried.append(f"{family.name}-{size.upper()}" if not options else f"{family.name} of a size of its own")
+        fitted = _fit(family, size, options, kept)
+        if isinstance(fitted, BackboneRow):
+            return Recognised(family, size, options, fitted, dropped, fresh)
+        if complaints is None:
+            complaints = fitted
+    shown = "; ".join(complaints[:MOST_COMPLAINTS]) if complaints else "too little of it is there to tell its size"
+    more = f"; and {len(complaints) - MOST_COMPLAINTS} more" if complaints and len(complaints) > MOST_COMPLAINTS else ""
+    what = tried[0] if tried else family.name
+    raise CheckpointError(f"this looks like {what}, but its tensors do not fit: {shown}{more}.")
+
+
+def _configurations(family: Family, state: State) -> sizes.Candidates:
+    """Sizes and options to try; as many as the tensors there can tell."""
+    try:
+        yield from family.configure({k: tuple(v.shape) for k, v in state.items()})
+    except (LookupError, ValueError, ZeroDivisionError):
+        return
+
+
+def _fit(family: Family, size: str, options: dict[str, Any], state: State) -> BackboneRow | list[str]:
+    """The row filled with the state, or what does not fit."""
+    channels = state[family.stem].shape[1] if family.stem in state and state[family.stem].dim() == 4 else 3
+    try:
+        # Without memory first: how large it is, the file says.
+        with torch.device("meta"), _Unfilled():
+            row = family.row(channels, size, options or None)
+        ours = family.adapt(row.network, state)
+    except OfficialWeightsError as e:
+        return str(e).partition("does not fit ")[2].partition(": ")[2].split("; ")
+    except (ValueError, TypeError, RuntimeError, IndexError) as e:
+        return [str(e).split("\n")[0]]
+    unfit = official.problems(row.network, ours)
+    if unfit:
+        return unfit
+    row.network.load_state_dict(dict(ours), assign=True)
+    assert not any(t.is_meta for t in row.state_dict().values())
+    return row
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random initial values; on the meta device they cost seconds and give nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "erfinv_", "bernoulli_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _one_norm_for_each_map(state: State) -> tuple[State, list[str]]:
+    """LITv2's detector normalises its three coarser maps, the classifier only the last: fill in what it lacks."""
+    if "norm.weight" not in state:
+        return state, []
+    state = {re.sub(r"^norm\.", "norm3.", k): v for k, v in state.items()}
+    fresh = []
+    for i in (1, 2):
+        for kind, make in (("weight", torch.ones), ("bias", torch.zeros)):
+            offset = state.get(f"layers.{i}.downsample.dconv.conv_offset.weight")
+            if f"norm{i}.{kind}" not in state and offset is not None and offset.dim() == 4:
+                state[f"norm{i}.{kind}"] = make(offset.shape[1])
+                fresh.append(f"norm{i}.{kind}")
+    return state, fresh
+
+
+FAMILIES = (
+    Family(
+        name="SMT",
+        row=SMTMaps,
+        model="yolov8-smt.yaml",
+        sign=r"^patch_embed1\.conv\.0\.|^block\d+\.\d+\.attn\.(local_conv_1|proj0)\.",
+        stem="patch_embed1.conv.0.weight",
+        configure=sizes.smt,
+        adapt=lambda network, state: smt_names.convert(state),
+    ),
+    Family(
+        name="CloFormer",
+        row=CloFormerMaps,
+        model="yolov8-cloformer.yaml",
+        sign=r"^layers\.\d+\.blocks\.\d+\.attn\.(qkvs|act_blocks|global_kv)\.",
+        stem="patch_embed.conv1.conv.0.weight",
+        configure=sizes.cloformer,
+        adapt=lambda network, state: cloformer_names.adapt(network, state)[1],
+    ),
+    Family(
+        name="LITv2",
+        row=LITv2Maps,
+        model="yolov8-litv2.yaml",
+        sign=r"^layers\.\d+\.blocks\.\d+\.(mlp\.dwconv\.dwconv|attn\.l_kv)\.",
+        stem="patch_embed.proj.weight",
+        configure=sizes.litv2,
+        adapt=lambda network, state: litv2_names.adapt("litv2", network, state)[1],
+    ),
+    Family(
+        name="ACmix-ResNet",
+        row=ACmixResNetMaps,
+        model="yolov8-acmix-resnet.yaml",
+        sign=r"^layer\d+\.\d+\.conv2\.(rate1|dep_conv)",
+        stem="conv1.weight",
+        configure=sizes.acmix_resnet,
+        adapt=acmix_names.resnet,
+    ),
+)
+
+#: Pattern of a name -> whose weights have it, and what to do.
+STRANGERS = (
+    (r"^layers\.\d+\.blocks\.\d+\.attn\.(rate1|dep_conv)", "an ACmix-Swin; the backbone row is for ACmix-ResNet"),
+    (r"^layers\.\d+\.downsample\.dconv\.", "a LIT, the first version; the backbone row is for LITv2"),
+    (r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table", "a Swin Transformer"),
+    (r"^layer\d+\.\d+\.conv2\.(paths|convs)\.", "an SKNet in PyTorch, of which the paper's authors published none"),
+    (r"^layer\d+\.\d+\.conv1\.", "a ResNet"),
+    (r"^(model\.)?\d+\.(conv|cv1|m|dfl)\.", "a YOLO without its rows; give the checkpoint that Ultralytics saved"),
+)
+
+
+def _stranger(state: Mapping[str, Any]) -> str:
+    known = ", ".join(f.name for f in FAMILIES)
+    for pattern, what in STRANGERS:
+        if any(re.match(pattern, k) for k in state):
+            return f"these are weights of {what}. Understood are {known}."
+    names = ", ".join(list(state)[:4])
+    return f"these are weights of none of the networks understood here ({known}); they are named {names}, …"
