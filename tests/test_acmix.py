@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolo_attn.blocks.acmix.blocks import ACmixBottleneck, ACmixSwinBlock
 from yolo_attn.blocks.acmix.forms import ACmixGlobal, ACmixPatchwise
-from yolo_attn.blocks.acmix.network import ACmixBottleneck, ACmixResNet, ACmixResNetBackbone
+from yolo_attn.blocks.acmix.network import ACmixResNet, ACmixResNetBackbone, ACmixSwin, ACmixSwinBackbone
 from yolo_attn.blocks.acmix.operator import ACmix, ConvolutionPath
-from yolo_attn.blocks.acmix.swin import ACmixWindow
-from yolo_attn.blocks.acmix.swin_network import ACmixSwin, ACmixSwinBackbone, ACmixSwinBlock
+from yolo_attn.blocks.acmix.window import ACmixWindow
 from yolo_attn.kernels.neighborhood import (
     PiecewiseAttention,
     Window,

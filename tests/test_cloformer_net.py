@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from yolo_attn.blocks.cloformer.network import CloBlock, CloDownBlock, CloFormer, CloFormerBackbone, CloLayer
+from yolo_attn.blocks.cloformer.blocks import CloBlock, CloDownBlock, CloLayer
+from yolo_attn.blocks.cloformer.network import CloFormer, CloFormerBackbone
 from yolo_attn.weights import official
 
 MINI = {

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from yolo_attn.blocks.lit.blocks import DTM, GlobalAttention, LITBlock, RelativePosition
+from yolo_attn.blocks.lit.blocks import LITBlock
 from yolo_attn.blocks.lit.network import LIT, LITBackbone
+from yolo_attn.blocks.lit.operator import DTM, GlobalAttention, RelativePosition
 from yolo_attn.weights import official
 
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_attn import registry
+from yolo_attn.blocks.litv2.blocks import HiLoBlock
 from yolo_attn.blocks.litv2.network import LITv2, LITv2Backbone
-from yolo_attn.blocks.litv2.operator import HiLo, HiLoBlock
+from yolo_attn.blocks.litv2.operator import HiLo
 from yolo_attn.weights import official
 
 

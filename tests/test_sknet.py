@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_attn.blocks.sknet.network import SKNet, SKNetBackbone, SKUnit
+from yolo_attn.blocks.sknet.blocks import SKUnit
+from yolo_attn.blocks.sknet.network import SKNet, SKNetBackbone
 from yolo_attn.blocks.sknet.operator import SelectiveKernel, SKAttention, SKConv
 from yolo_attn.layers import grouped_conv
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from yolo_attn.blocks.smt.blocks import MSABlock, SAMBlock
+from yolo_attn.blocks.smt.blocks import ConvMlp, MSABlock, SAMBlock
 from yolo_attn.blocks.smt.network import SMT, SMTBackbone, SMTPatchEmbed, SMTStage, SMTStem, smt_b, smt_l, smt_s, smt_t
-from yolo_attn.blocks.smt.operator import ConvMlp, ScaleAwareModulation, SMTAttention
+from yolo_attn.blocks.smt.operator import ScaleAwareModulation, SMTAttention
 from yolo_attn.weights import official
 from yolo_attn.weights.official.smt import convert
 

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from ...layers import LayerNorm2d
 from ...registry import suggest
 from ..litv2.operator import init_linear, pad_to
-from .blocks import DTM, LITBlock, LITMLPBlock, pair
+from .blocks import LITBlock, LITMLPBlock
+from .operator import DTM, pair
 
 #: The paper's sizes.
 SIZES: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..lit.network import Classifier, Maps, Trunk
-from .operator import ConvFFNBlock, HiLoBlock
+from .blocks import ConvFFNBlock, HiLoBlock
 
 #: The paper's sizes.
 SIZES: dict[str, dict[str, Any]] = {

@@ -32,7 +32,7 @@ from ...kernels.modulation import (
     projects_directly,
 )
 from ...layers import BatchNorm2d, fold_batchnorm
-from ...registry import register, suggest
+from ...registry import register
 
 PAPER = "https://arxiv.org/abs/2307.08579"
 TITLE = "Scale-Aware Modulation Meet Transformer, ICCV 2023"
@@ -258,39 +258,3 @@ class SMTAttention(nn.Module):
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution that the output comes out of."""
         return [self.proj]
-
-
-class ConvMlp(nn.Module):
-    """Two linear maps of every cell with a residual depthwise 3 x 3 convolution between them, which tells position.
-
-    Args:
-        c1: Input channels.
-        hidden: Channels between the maps; `c1` by default.
-        c2: Output channels; `c1` by default.
-        act: Name of the activation in `torch.nn`.
-        drop: Dropout after the activation and at the end.
-
-    Shape:
-        (B, c1, H, W) -> (B, c2, H, W).
-
-    Raises:
-        ValueError: No such activation.
-    """
-
-    def __init__(
-        self, c1: int, hidden: int | None = None, c2: int | None = None, act: str = "GELU", drop: float = 0.0
-    ) -> None:
-        super().__init__()
-        hidden = hidden or c1
-        if not hasattr(nn, act):
-            raise ValueError(f"torch.nn has no activation {act=}.{suggest(act, dir(nn))}")
-        self.fc1 = linear(c1, hidden)
-        self.dwconv = convolution(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act = getattr(nn, act)()
-        self.fc2 = linear(hidden, c2 or c1)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Widen, look at the neighbours, narrow."""
-        u = self.fc1(x)
-        return self.drop(self.fc2(self.drop(self.act(u + self.dwconv(u)))))

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...blocks.acmix.network import ACmixBottleneck
+from ...blocks.acmix.blocks import ACmixBottleneck, ACmixSwinBlock
 from ...blocks.acmix.operator import ACmix
-from ...blocks.acmix.swin import ACmixWindow
-from ...blocks.acmix.swin_network import ACmixSwinBlock
+from ...blocks.acmix.window import ACmixWindow
 from ...layers import ConvNorm
 from . import OfficialWeightsError, adapts
 from ._join import refuse

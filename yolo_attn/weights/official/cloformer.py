@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks.cloformer.network import CloBlock, CloDownBlock, CloFormer, CloLayer, CloStem, ConvFFN
+from ...blocks.cloformer.blocks import CloBlock, CloDownBlock, CloLayer, CloStem, ConvFFN
+from ...blocks.cloformer.network import CloFormer
 from ...blocks.cloformer.operator import AttnConv, AttnMap
 from . import OfficialWeightsError, adapts, rename
 from ._join import join, refuse

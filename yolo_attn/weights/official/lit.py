@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ...blocks.lit.blocks import DTM, LITBlock, LITMLPBlock, pair
+from ...blocks.lit.blocks import LITBlock, LITMLPBlock
+from ...blocks.lit.operator import DTM, pair
 from . import adapts
 from .litv2 import Adapted, State, adapt, norm_eps, with_activation
 

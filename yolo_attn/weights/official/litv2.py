@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...blocks.lit.blocks import DTM, MLP, RelativePosition, pair
+from ...blocks.lit.blocks import MLP
 from ...blocks.lit.network import PatchEmbed
+from ...blocks.lit.operator import DTM, RelativePosition, pair
+from ...blocks.litv2.blocks import ConvFFNBlock, DWMlp, HiLoBlock
 from ...blocks.litv2.network import LITv2, LITv2Backbone
-from ...blocks.litv2.operator import ConvFFNBlock, DWMlp, HiLo, HiLoBlock
+from ...blocks.litv2.operator import HiLo
 from . import OfficialWeightsError, adapts
 
 State = Mapping[str, Tensor]

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks.smt.blocks import MSABlock, SAMBlock
+from ...blocks.smt.blocks import ConvMlp, MSABlock, SAMBlock
 from ...blocks.smt.network import SMT, SMTBackbone, SMTPatchEmbed, SMTStem
-from ...blocks.smt.operator import ConvMlp, ScaleAwareModulation, SMTAttention
+from ...blocks.smt.operator import ScaleAwareModulation, SMTAttention
 from . import adapts, rename
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
