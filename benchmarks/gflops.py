@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import torch_utils
-from yolo_attn.patches import _replace
+from yolo_attn.patches import flops as flops_patch
 
 from yolo_attn import registry
 from yolo_attn.measure import multiply_adds as flops
@@ -79,14 +79,14 @@ def operators() -> list[str]:
 
 def models() -> list[str]:
     """Table rows: the shipped detection models at scale n and 640 pixels."""
-    own = _replace.find(torch_utils.get_flops)
-    stock = own.__wrapped__(DetectionModel("yolov8n.yaml", verbose=False), 640)
+    count = flops_patch.PATCH.original()
+    stock = count(DetectionModel("yolov8n.yaml", verbose=False), 640)
     rows = [f"| yolov8n.yaml (stock) | {stock:.2f} | {stock:.2f} | |"]
     for path in assets.model_yamls():
         if not path.stem.endswith(("-seg", "-pose", "-obb", "-cls")):
             name = path.name.replace("yolov8", "yolov8n", 1)
             model = DetectionModel(name, verbose=False)
-            before, full = own.__wrapped__(model, 640), torch_utils.get_flops(model, 640)
+            before, full = count(model, 640), torch_utils.get_flops(model, 640)
             rows.append(f"| {name} | {before:.2f} | {full:.2f} | {full / stock - 1:+.1%} |")
             print(rows[-1], flush=True)
     return rows

@@ -3,7 +3,7 @@
     python benchmarks/transfer.py data=data.yaml weights=yolov8n.pt [models=yolov8n-sam,yolov8n-hilo] [seeds=3]
                                   [epochs=5] [imgsz=320] [batch=8] [out=benchmarks/results]
 
-Each cell is a training in its own process: the same model, data, seed and arguments, once with the seam `load_weights`
+Each cell is a training in its own process: the same model, data, seed and arguments, once with the patch `load_weights`
 and once with it undone. Writes transfer-<data>.csv with a row per cell, and prints the mean paired difference in
 mAP50-95 with its 95 % t interval. Stock Ultralytics gets the same weights file.
 """
@@ -26,7 +26,7 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 if arm == "stock":
     from yolo_attn.patches import load_weights
-    load_weights.undo(tasks)
+    load_weights.PATCH.undo()
 metrics = YOLO(f"{model}.yaml").train(
     data=data, pretrained=weights, seed=int(seed), epochs=int(epochs), imgsz=int(imgsz), batch=int(batch), workers=0,
     nbs=int(batch), plots=False, verbose=False, project=folder, name=f"{model}-{arm}-{seed}",

@@ -1,118 +1,56 @@
-"""The seams: every place where this project touches Ultralytics' insides, one file each.
+"""The patches: every function of Ultralytics that this project replaces, one file each.
 
-A seam module states
-
-    TARGET     "module:attribute" that it replaces
-    VERSIONS   Ultralytics releases it was run on
-    WHY        what breaks for users without it
-
-and has `apply(module)` and `undo(module)`. Applying twice is harmless. A seam that cannot be applied warns once, with
-Ultralytics' version, the seam and a remedy, and leaves stock models working.
+A patch module holds a `PATCH` (see `patch.Patch`): target, tested releases, reason, and the function that makes the
+replacement. To add one, write the module, add its name to `PATCHES`, and list its trigger in
+`startup/yolo_attn_boot.py` and `startup/yolo_attn_boot.pth`. A patch that cannot be applied logs one warning with
+Ultralytics' version, the patch and a remedy, and leaves stock models working.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass
-from types import ModuleType
 
+from .patch import Patch, PatchError, Status
 from .startup import yolo_attn_boot
 
-SEAMS = ("parse_model", "model_yaml", "data_yaml", "safe_load", "fuse", "load_weights", "flops")
-_failures: dict[str, str] = {}
+__all__ = ["PATCHES", "Patch", "PatchError", "Status", "apply", "arm", "get", "status", "undo"]
 
-
-@dataclass(frozen=True)
-class Status:
-    """State of one seam in this interpreter.
-
-    Attributes:
-        name: File name of the seam.
-        target: What it replaces.
-        versions: Ultralytics releases it was run on.
-        why: What breaks without it.
-        state: "live", "waiting" (the target module is not imported yet), "off" or "failed".
-        error: Why it failed; empty otherwise.
-    """
-
-    name: str
-    target: str
-    versions: str
-    why: str
-    state: str
-    error: str = ""
+#: Modules of this package that hold a patch, in the order of application.
+PATCHES = ("parse_model", "model_yaml", "data_yaml", "safe_load", "fuse", "load_weights", "flops")
 
 
 def arm() -> None:
-    """Patch target modules that are imported already, and each other one when it is imported."""
+    """Patch the modules that are imported already, and each other one when it is imported."""
     yolo_attn_boot.install()
-    for target in yolo_attn_boot.TARGETS:
-        module = sys.modules.get(target)
-        # A module still running its own code is patched by the import hook when it is done.
+    for trigger in yolo_attn_boot.TARGETS:
+        module = sys.modules.get(trigger)
+        # A module that is still being executed is patched by the import hook afterwards.
         if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
-            apply(target)
+            apply(trigger)
 
 
-def apply(target: str) -> None:
-    """Apply the seams of one target module; never raises."""
-    for name, seam in _seams(target):
-        if name in _failures:  # told once already; `undo` clears it
-            continue
-        try:
-            seam.apply(sys.modules[target])
-        except Exception as e:
-            _fail(name, seam, e)
+def apply(trigger: str) -> None:
+    """Apply the patches that the import of one module triggers; never raises."""
+    for name in PATCHES:
+        patch = get(name)
+        if patch.trigger == trigger:
+            patch.apply()
 
 
 def undo() -> None:
-    """Take every patch out and disarm the import hook; stock Ultralytics is left."""
+    """Undo every patch and disarm the import hook."""
     sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "yolo_attn", False)]
-    for target in yolo_attn_boot.TARGETS:
-        if target in sys.modules:
-            for _, seam in _seams(target):
-                seam.undo(sys.modules[target])
-    _failures.clear()
+    for name in PATCHES:
+        get(name).undo()
 
 
 def status() -> list[Status]:
-    """State of every seam, in the order of application."""
-    out = []
-    for name in SEAMS:
-        seam = _load(name)
-        module = sys.modules.get(seam.TARGET.split(":")[0])
-        if name in _failures:
-            state = "failed"
-        elif module is None:
-            state = "waiting"
-        else:
-            state = "live" if seam.is_live(module) else "off"
-        out.append(Status(name, seam.TARGET, seam.VERSIONS, seam.WHY, state, _failures.get(name, "")))
-    return out
+    """State of every patch, in the order of application."""
+    return [get(name).status() for name in PATCHES]
 
 
-def failure(name: str) -> str:
-    """Why a seam failed; empty if it did not."""
-    return _failures.get(name, "")
-
-
-def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
-
-
-def _seams(target: str) -> list[tuple[str, ModuleType]]:
-    return [(n, s) for n in SEAMS if (s := _load(n)).TARGET.split(":")[0] == target]
-
-
-def _fail(name: str, seam: ModuleType, error: Exception) -> None:
-    reason = f"{type(error).__name__}: {error}"
-    _failures[name] = reason
-    from ultralytics import __version__
-    from ultralytics.utils import LOGGER
-
-    LOGGER.warning(
-        f"yolo_attn: the seam '{name}' ({seam.TARGET}) does not fit Ultralytics {__version__}: {reason}. "
-        f"Stock models work as usual; without it {seam.WHY} "
-        f"Remedy: upgrade yolo_attn, or install an Ultralytics release it was run on ({seam.VERSIONS}); "
-        "'yolo-attn doctor' tells more."
-    )
+def get(name: str) -> Patch:
+    """The patch of a module in this package."""
+    patch: Patch = importlib.import_module(f"{__name__}.{name}").PATCH
+    return patch

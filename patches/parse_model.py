@@ -1,10 +1,9 @@
-"""Seam: rows that name registered blocks.
+"""Patch: rows that name registered blocks.
 
 Ultralytics looks a row's module up in its own globals and resolves channels in one long if/elif chain; neither can be
-extended from outside. Models without a registered row go through the untouched original. For the others a copy of the
-original is compiled once from its own source, with two changes: names are looked up in the registry as well, and a
-branch at the head of the chain resolves the registered classes. Everything else in the copy stays Ultralytics' own,
-whatever the release.
+extended from outside. Models without a registered row use the original. For the others a copy of the original is
+compiled once from its own source, with two changes: names are looked up in the registry as well, and a branch at the
+head of the chain resolves the registered classes. Everything else in the copy is Ultralytics' own, in every release.
 """
 
 from __future__ import annotations
@@ -12,54 +11,48 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable
-from types import ModuleType
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any
 
 from .. import registry, rows
-from . import _replace, failure
+from .patch import Function, Patch, PatchError, describe
 
-TARGET = "ultralytics.nn.tasks:parse_model"
-VERSIONS = "8.3.200 - 8.4.190"
-WHY = "model YAMLs that name attention blocks do not build."
-
-ROWS = "__yolo_attn_rows__"  # the name by which the grafted copy reaches `yolo_attn.rows`
+ROWS = "__yolo_attn_rows__"  # the name by which the copy refers to `yolo_attn.rows`
 
 
-class SeamError(RuntimeError):
-    """Ultralytics' parse_model does not have the shape that the graft relies on."""
-
-
-def apply(module: ModuleType) -> None:
-    """Wrap `parse_model`; the wrapper is there even if the graft fails, to tell users of our rows why."""
-    if _replace.find(module.parse_model) is not None:
-        return
+def _make(original: Function) -> Function:
+    stock = PATCH.stock(original)
+    if stock is None:
+        reason = f"{describe(original)} holds no reference to Ultralytics' parse_model"
+        raise PatchError(reason, fallback=_replacement(original, _refuse))
     try:
-        grafted: Callable[..., Any] | None = graft(module)
-    except SeamError:
-        grafted = None
-        raise
-    finally:
-        _replace.replace(module, "parse_model", lambda original: _wrapper(module, original, grafted))
+        grafted = graft(stock)
+    except PatchError as e:
+        raise PatchError(str(e), fallback=_replacement(original, _refuse)) from e
+    if stock is original:
+        return _replacement(original, grafted)
+    code = _Code(stock, grafted.__code__)
+
+    def build(*args: Any) -> Any:
+        """Another package's wrapper, with the copy in the place of the function that it calls."""
+        with code.exchanged():
+            return original(*args)
+
+    return _replacement(original, build)
 
 
-def undo(module: ModuleType) -> None:
-    """Put the original back."""
-    _replace.restore(module, "parse_model")
+def _replacement(original: Function, build: Function) -> Function:
+    """A `parse_model` that uses `build` for models with registered rows and the original for all others."""
 
-
-def is_live(module: ModuleType) -> bool:
-    """Whether the replacement is in place."""
-    return _replace.find(module.parse_model) is not None
-
-
-def _wrapper(
-    module: ModuleType, original: Callable[..., Any], grafted: Callable[..., Any] | None
-) -> Callable[..., Any]:
     def parse_model(d: dict[str, Any], ch: Any, verbose: bool = True) -> Any:
-        """Stock models go to the original, models with registered rows to its grafted copy."""
+        """Build a model from its YAML."""
+        from ultralytics.nn import tasks
+
         named = {row[2] for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)}
-        unknown = {n for n in named if n not in vars(module) and not n.startswith(("nn.", "torchvision.ops."))}
+        unknown = {n for n in named if n not in vars(tasks) and not n.startswith(("nn.", "torchvision.ops."))}
         if not any(registry.get(name) for name in unknown):
             try:
                 return original(d, ch, verbose)
@@ -71,16 +64,10 @@ def _wrapper(
                             f"{e.args[0]!r} is no layer of Ultralytics and no registered block.{hint}"
                         ) from e
                 raise
-        if grafted is None:
-            raise RuntimeError(
-                f"this model names blocks of yolo_attn ({', '.join(sorted(unknown))}), which cannot be built: the seam "
-                f"'parse_model' does not fit the installed Ultralytics ({failure('parse_model') or 'unknown reason'}). "
-                f"Upgrade yolo_attn, or install an Ultralytics release it was run on ({VERSIONS})."
-            )
         rows.check_scale(d)
         rows.warn_about_release(d)
         try:
-            return grafted(d, ch, verbose)
+            return build(d, ch, verbose)
         except registry.RegistryError:
             raise
         except ValueError as e:  # from a constructor, which knows its numbers but not its row
@@ -91,63 +78,112 @@ def _wrapper(
     return parse_model
 
 
-def graft(module: ModuleType) -> Callable[..., Any]:
-    """A copy of the module's innermost `parse_model` that knows registered rows.
-
-    Args:
-        module: ultralytics.nn.tasks.
-
-    Returns:
-        The copy; its globals are the module's, its lines keep their numbers.
+def _refuse(d: dict[str, Any], *_: Any) -> Any:
+    """Report why models with registered rows cannot be built.
 
     Raises:
-        SeamError: No source, or not the expected shape.
+        PatchError: Always.
     """
-    original = inspect.unwrap(module.parse_model)
+    named = {row[2] for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)}
+    ours = sorted(name for name in named if registry.get(name))
+    raise PatchError(
+        f"this model has blocks of yolo_attn ({', '.join(ours)}), which cannot be built because the patch "
+        f"'{PATCH.name}' could not be applied: {PATCH.error}. Remedy: {PATCH.remedy}."
+    )
+
+
+class _Code:
+    """Lets every holder of a function run other code for a while.
+
+    A wrapper made before the patch holds Ultralytics' function itself, in whatever way; exchanging the code is how that
+    wrapper reaches the copy.
+
+    Args:
+        function: The function.
+        code: The other code, with the same parameters and without closure.
+    """
+
+    def __init__(self, function: FunctionType, code: CodeType) -> None:
+        self._function, self._own, self._other = function, function.__code__, code
+        self._lock, self._users = threading.Lock(), 0
+
+    @contextmanager
+    def exchanged(self) -> Iterator[None]:
+        """Run the other code; the function's own returns when the last of several threads leaves."""
+        with self._lock:
+            self._users += 1
+            self._function.__code__ = self._other
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._function.__code__ = self._own
+
+
+def graft(original: FunctionType) -> FunctionType:
+    """A copy of Ultralytics' `parse_model` that resolves registered rows.
+
+    Args:
+        original: The function.
+
+    Returns:
+        The copy; its globals are the original's, its lines keep their numbers.
+
+    Raises:
+        PatchError: There is no source, or it does not have the expected form.
+    """
     try:
         lines, first = inspect.getsourcelines(original)
     except (OSError, TypeError) as e:
-        raise SeamError(f"no source of parse_model ({e})") from e
+        raise PatchError(f"there is no source of parse_model ({e})") from e
     tree = ast.parse(textwrap.dedent("".join(lines)))
     function = tree.body[0]
     if not isinstance(function, ast.FunctionDef) or [a.arg for a in function.args.args] != ["d", "ch", "verbose"]:
-        raise SeamError("parse_model is not a function of (d, ch, verbose)")
-    loop = _only(
-        "loop over (i, (f, n, m, args))",
-        [
-            s
-            for s in ast.walk(function)
-            if isinstance(s, ast.For) and ast.unparse(s.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
-        ],
-    )
-    chain = _only("dispatch chain that ends in `c2 = ch[f]`", [s for s in loop.body if _ends_in_default(s)])
+        raise PatchError("parse_model is not a function of (d, ch, verbose)")
+    loop = _only("loop over (i, (f, n, m, args))", ast.walk(function), _is_loop)
+    chain = _only("dispatch chain that ends in `c2 = ch[f]`", loop.body, _ends_in_default)
     lookup = _Lookup()
     loop = lookup.visit(loop)
     if lookup.count == 0:
-        raise SeamError("parse_model does not look modules up with `globals()[m]`")
-    branch = ast.parse(
+        raise PatchError("parse_model does not look modules up with `globals()[m]`")
+    branch = _statement(
         f"if {ROWS}.owns(m):\n"
-        f"    m, c2, args, n, legacy = {ROWS}.resolve(m, i, f, n, args, ch, width, max_channels, scale, legacy)\n"
-    ).body[0]
-    assert isinstance(branch, ast.If)
-    for node in ast.walk(branch):
-        ast.copy_location(node, chain)
+        f"    m, c2, args, n, legacy = {ROWS}.resolve(m, i, f, n, args, ch, width, max_channels, scale, legacy)\n",
+        chain,
+    )
     branch.orelse = [chain]
     loop.body[loop.body.index(chain)] = branch
-    factory = ast.parse(f"def make({ROWS}):\n    return None").body[0]
-    assert isinstance(factory, ast.FunctionDef)
-    factory.body = [function, ast.Return(ast.Name(function.name, ast.Load()))]
-    factory = ast.fix_missing_locations(factory)
-    ast.increment_lineno(factory, first - 1)
+    # A local name instead of a closure, so that the copy's code fits the original function as well.
+    first_line = 1 if ast.get_docstring(function) else 0
+    function.body.insert(first_line, _statement(f"from yolo_attn import rows as {ROWS}", function.body[first_line]))
+    ast.increment_lineno(tree, first - 1)
     space: dict[str, Any] = {}
-    exec(compile(ast.Module([factory], []), original.__code__.co_filename, "exec"), vars(module), space)
-    return space["make"](rows)
+    exec(compile(tree, original.__code__.co_filename, "exec"), original.__globals__, space)
+    grafted: FunctionType = space[function.name]
+    return grafted
 
 
-def _only(what: str, found: list[Any]) -> Any:
+def _statement(source: str, place: ast.stmt) -> Any:
+    """A statement that has the line numbers of another one."""
+    statement = ast.parse(source).body[0]
+    for node in ast.walk(statement):
+        ast.copy_location(node, place)
+    return statement
+
+
+def _only(what: str, candidates: Any, is_wanted: Callable[[Any], bool]) -> Any:
+    found = [c for c in candidates if is_wanted(c)]
     if len(found) != 1:
-        raise SeamError(f"parse_model has {len(found)} times the {what}, expected once")
+        raise PatchError(f"parse_model has the {what} {len(found)} times, expected once")
     return found[0]
+
+
+def _is_loop(node: ast.AST) -> bool:
+    if not isinstance(node, ast.For):
+        return False
+    return ast.unparse(node.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
 
 
 def _ends_in_default(statement: ast.stmt) -> bool:
@@ -174,3 +210,12 @@ class _Lookup(ast.NodeTransformer):
             return self.generic_visit(node)
         self.count += 1
         return ast.copy_location(ast.parse(f"{ROWS}.lookup(m, globals())", mode="eval").body, node)
+
+
+PATCH = Patch(
+    name="parse_model",
+    target="ultralytics.nn.tasks:parse_model",
+    versions="8.3.200 - 8.4.190",
+    why="model YAMLs that name attention blocks do not build.",
+    make=_make,
+)

@@ -1,5 +1,6 @@
 """Hermetic settings: no network, no user settings, no autoinstall; set before Ultralytics is imported anywhere."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -49,3 +50,11 @@ def _seeded() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Ultralytics' logger does not propagate; let pytest see it."""
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="ultralytics")
+    return caplog

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import torch_utils
-from yolo_attn.patches import _replace
+from yolo_attn.patches.flops import PATCH
 
 from yolo_attn import registry
 from yolo_attn.measure import multiply_adds as flops
@@ -37,9 +37,7 @@ def macs(operator: nn.Module, channels: int, height: int, width: int) -> float:
 
 def test_a_stock_model_gets_the_number_of_ultralytics() -> None:
     model = DetectionModel("yolov8n.yaml", verbose=False)
-    own = _replace.find(torch_utils.get_flops)
-    assert own is not None
-    wanted = own.__wrapped__(model, 640)
+    wanted = PATCH.original()(model, 640)
     assert wanted > 5 and torch_utils.get_flops(model, 640) == wanted
     assert flops.gflops(model, 640) == wanted  # the direct count agrees where nothing is unseen
 
@@ -85,8 +83,7 @@ def test_selection_by_hand() -> None:
 def test_pooled_convolutions_are_not_multiplied_by_the_size_of_the_image() -> None:
     """Ultralytics extrapolates from one small image; what works on a pooled map costs the same at any size."""
     model = DetectionModel("yolov8n-sk.yaml", verbose=False)
-    own = _replace.find(torch_utils.get_flops)
-    assert torch_utils.get_flops(model, 640) < own.__wrapped__(model, 640)
+    assert torch_utils.get_flops(model, 640) < PATCH.original()(model, 640)
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -99,13 +96,12 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_model_that_cannot_be_counted_gets_the_number_of_ultralytics(monkeypatch: pytest.MonkeyPatch) -> None:
     model = DetectionModel("yolov8n-sam.yaml", verbose=False)
-    own = _replace.find(torch_utils.get_flops)
 
     def fail(*_: object) -> float:
         raise RuntimeError
 
     monkeypatch.setattr(flops, "gflops", fail)
-    assert torch_utils.get_flops(model, 64) == own.__wrapped__(model, 64) > 0
+    assert torch_utils.get_flops(model, 64) == PATCH.original()(model, 64) > 0
 
 
 def test_half_precision_and_pairs_of_sides_are_counted_alike() -> None:

@@ -1,9 +1,7 @@
-"""The seams: applied once, reversible, invisible to stock models, and loud when they do not fit."""
+"""Patches are applied once, can be undone, leave stock models alone, and report when they do not fit."""
 
 from __future__ import annotations
 
-import functools
-import logging
 import types
 from copy import deepcopy
 
@@ -14,11 +12,11 @@ from ultralytics import YOLO
 from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
 from ultralytics.utils import torch_utils
-from yolo_attn.patches import _replace, data_yaml, model_yaml, parse_model, safe_load
+from yolo_attn.patches import parse_model
+from yolo_attn.patches.patch import MARK, PatchError
 
 from yolo_attn import patches
 from yolo_attn import rows as rows_module
-from yolo_attn.yamls import shipped as assets
 
 SAM_MODEL = {
     "nc": 3,
@@ -35,18 +33,10 @@ STOCK_MODEL = {
 
 @pytest.fixture(autouse=True)
 def _restored():
-    """Every test leaves the seams as the package's import made them."""
+    """Every test leaves the patches as the package's import made them."""
     yield
     patches.undo()
     patches.arm()
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """Ultralytics' logger does not propagate; let pytest see it."""
-    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="ultralytics")
-    return caplog
 
 
 def write(path, d: dict):
@@ -59,7 +49,7 @@ def chain(function) -> int:
     """How many replacements of ours are in a chain of wrappers."""
     count = 0
     while function is not None:
-        count += getattr(function, "__dict__", {}).get(_replace.MARK) is function
+        count += getattr(function, "__dict__", {}).get(MARK) is function
         function = getattr(function, "__wrapped__", None)
     return count
 
@@ -75,15 +65,15 @@ TARGETS = [
 ]
 
 
-def test_every_seam_is_live_and_states_its_facts() -> None:
+def test_every_patch_is_live_and_states_its_facts() -> None:
     found = patches.status()
-    assert {s.name for s in found} == set(patches.SEAMS)
+    assert {s.name for s in found} == set(patches.PATCHES)
     for s in found:
         assert s.state == "live" and s.versions and s.why.endswith(".") and ":" in s.target
 
 
-def test_the_import_hook_watches_exactly_the_modules_of_the_seams() -> None:
-    assert {s.target.split(":")[0] for s in patches.status()} == set(patches.yolo_attn_boot.TARGETS)
+def test_the_import_hook_watches_exactly_the_triggers() -> None:
+    assert {patches.get(name).trigger for name in patches.PATCHES} == set(patches.yolo_attn_boot.TARGETS)
 
 
 @pytest.mark.parametrize(("owner", "name"), TARGETS, ids=lambda x: x if isinstance(x, str) else "")
@@ -104,40 +94,6 @@ def test_undo_restores_the_original(owner, name: str) -> None:
     assert chain(getattr(owner, name)) == 1
 
 
-def test_somebody_elses_wrapper_around_ours_is_left_alone() -> None:
-    ours = tasks.parse_model
-
-    @functools.wraps(ours)
-    def theirs(*args, **kwargs):
-        return ours(*args, **kwargs)
-
-    tasks.parse_model = theirs
-    try:
-        patches.arm()
-        assert tasks.parse_model is theirs and chain(theirs) == 1
-        patches.undo()
-        assert tasks.parse_model is theirs
-    finally:
-        tasks.parse_model = ours
-
-
-def test_stock_models_reach_the_untouched_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    patches.undo()
-    original, seen = tasks.parse_model, []
-
-    @functools.wraps(original)
-    def spy(d, ch, verbose=True):
-        seen.append(d)
-        return original(d, ch, verbose)
-
-    monkeypatch.setattr(tasks, "parse_model", spy)
-    patches.arm()
-    tasks.DetectionModel(deepcopy(STOCK_MODEL), verbose=False)
-    assert len(seen) == 1
-    tasks.DetectionModel(deepcopy(SAM_MODEL), verbose=False)
-    assert len(seen) == 1
-
-
 def test_stock_models_are_bit_identical_with_and_without() -> None:
     def forward() -> list[torch.Tensor]:
         torch.manual_seed(0)
@@ -151,8 +107,8 @@ def test_stock_models_are_bit_identical_with_and_without() -> None:
 
 
 def test_traceback_lines_of_the_grafted_copy_are_right() -> None:
-    grafted = parse_model.graft(tasks)
-    original = _replace.find(tasks.parse_model).__wrapped__
+    original = parse_model.PATCH.original()
+    grafted = parse_model.graft(original)
     assert grafted.__code__.co_filename == original.__code__.co_filename
     assert abs(grafted.__code__.co_firstlineno - original.__code__.co_firstlineno) <= 1
     lines = {x[2] for x in grafted.__code__.co_lines() if x[2]}
@@ -161,36 +117,42 @@ def test_traceback_lines_of_the_grafted_copy_are_right() -> None:
     assert grafted.__globals__ is vars(tasks)
 
 
-def broken_parse_model(d, ch, verbose=True):
-    """An Ultralytics of the future: same signature, other insides."""
+def of_a_future_release(function):
+    """The function as if Ultralytics defined it."""
+    future = types.FunctionType(function.__code__, vars(tasks), "parse_model", function.__defaults__)
+    future.__qualname__ = "parse_model"
+    return future
+
+
+def other_body(d, ch, verbose=True):
     return torch.nn.Sequential(*[torch.nn.Identity() for _ in d["backbone"]]), []
 
 
 @pytest.mark.parametrize(
-    ("replacement", "says"),
+    ("function", "says"),
     [
-        (broken_parse_model, "expected once"),
+        (other_body, "0 times, expected once"),
         (lambda spec: spec, "not a function of"),
         (eval("lambda d, ch, verbose=True: None"), "no source"),
     ],
 )
-def test_a_seam_that_does_not_fit_warns_once_and_leaves_stock_alone(
-    replacement, says: str, log, monkeypatch: pytest.MonkeyPatch
+def test_a_patch_that_does_not_fit_warns_once_and_leaves_stock_alone(
+    function, says: str, log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patches.undo()
-    monkeypatch.setattr(tasks, "parse_model", replacement)
+    monkeypatch.setattr(tasks, "parse_model", of_a_future_release(function))
     for _ in range(3):
         patches.arm()
-    warnings = [r.getMessage() for r in log.records if "seam 'parse_model'" in r.getMessage()]
+    warnings = [r.getMessage() for r in log.records if "patch 'parse_model'" in r.getMessage()]
     assert len(warnings) == 1
     from ultralytics import __version__
 
-    assert __version__ in warnings[0] and "Remedy" in warnings[0] and says in warnings[0]
+    assert __version__ in warnings[0] and "Remedy: upgrade yolo_attn" in warnings[0] and says in warnings[0]
     state = {s.name: s for s in patches.status()}
     assert state["parse_model"].state == "failed" and state["model_yaml"].state == "live"
-    with pytest.raises(RuntimeError, match=r"SAM.*cannot be built.*Upgrade"):
+    with pytest.raises(PatchError, match=r"SAM.*cannot be built.*upgrade"):
         tasks.parse_model(deepcopy(SAM_MODEL), 3)
-    if replacement is broken_parse_model:
+    if function is other_body:
         assert len(tasks.parse_model(deepcopy(STOCK_MODEL), 3)[0]) == 2
     patches.undo()
 
@@ -199,7 +161,7 @@ def test_a_missing_target_is_reported_not_raised(log, monkeypatch: pytest.Monkey
     patches.undo()
     monkeypatch.delattr(tasks, "check_yaml")
     patches.arm()
-    assert any("seam 'model_yaml'" in r.getMessage() for r in log.records)
+    assert any("patch 'model_yaml'" in r.getMessage() for r in log.records)
     assert {s.name: s.state for s in patches.status()}["parse_model"] == "live"
     patches.undo()
 
@@ -211,63 +173,6 @@ def test_releases_without_sppf_activation_are_named_once(release, warns, log, mo
     for _ in range(2):
         tasks.parse_model(deepcopy({**SAM_MODEL, "scale": "n"}), 3, verbose=False)
     assert sum("SPPF" in r.getMessage() for r in log.records) == warns
-
-
-# ---- model YAMLs by name ----
-
-
-def loaded(name: str, monkeypatch: pytest.MonkeyPatch, folder) -> dict:
-    monkeypatch.chdir(folder)
-    return tasks.yaml_model_load(name)
-
-
-@pytest.mark.parametrize("name", ["yolov8n-sam.yaml", "yolov8x-sam.yaml", "cfg/yolov8s-sam.yaml", "yolov8-sam.yaml"])
-def test_shipped_yamls_are_found_from_any_folder(name: str, monkeypatch, tmp_path) -> None:
-    d = loaded(name, monkeypatch, tmp_path)
-    shipped = yaml.safe_load((assets.folder() / "yolov8-sam.yaml").read_text())
-    assert d["backbone"] == shipped["backbone"]
-    assert d["yaml_file"] == name  # exporters write beside what the user typed
-    letter = name.split("/")[-1][6]
-    assert d["scale"] == (letter if letter in "nsmlx" else "")
-
-
-@pytest.mark.parametrize("own", ["yolov8-sam.yaml", "yolov8n-sam.yaml"])
-def test_a_file_of_the_users_wins(own: str, monkeypatch, tmp_path) -> None:
-    write(tmp_path / own, SAM_MODEL)
-    assert loaded("yolov8n-sam.yaml", monkeypatch, tmp_path)["nc"] == 3
-
-
-def test_a_users_file_of_another_scale_is_not_taken(monkeypatch, tmp_path) -> None:
-    write(tmp_path / "yolov8s-sam.yaml", SAM_MODEL)
-    assert loaded("yolov8n-sam.yaml", monkeypatch, tmp_path)["nc"] != 3
-
-
-def test_a_digit_and_letter_in_the_folder_does_not_mislead(monkeypatch, tmp_path) -> None:
-    write(tmp_path / "exp5s" / "yolov8-mine.yaml", SAM_MODEL)
-    d = loaded(str(tmp_path / "exp5s" / "yolov8n-mine.yaml"), monkeypatch, tmp_path)
-    assert d["nc"] == 3 and d["scale"] == "n"
-
-
-def test_stock_names_and_unknown_names_are_ultralytics_business(monkeypatch, tmp_path) -> None:
-    assert loaded("yolov8n.yaml", monkeypatch, tmp_path)["nc"] == 80
-    with pytest.raises(FileNotFoundError, match="yolov8-nope"):
-        loaded("yolov8n-nope.yaml", monkeypatch, tmp_path)
-
-
-def test_no_shipped_name_hides_a_stock_one() -> None:
-    from ultralytics.utils import ROOT
-
-    stock = {p.name for p in (ROOT / "cfg").rglob("*.yaml")}
-    assert not stock & {p.name for p in [*assets.model_yamls(), *assets.data_yamls()]}
-
-
-def test_dataset_yamls_are_found_and_the_users_own_wins(monkeypatch, tmp_path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert data_utils.check_file("shapes.yaml") == str(assets.folder() / "shapes.yaml")
-    (tmp_path / "shapes.yaml").write_text("names: [a]")
-    assert data_utils.check_file("shapes.yaml") == "shapes.yaml"
-    with pytest.raises(FileNotFoundError):
-        data_utils.check_file("no-such-data.yaml")
 
 
 def test_a_checkpoint_loads_under_restricted_loading(tmp_path) -> None:
@@ -295,8 +200,3 @@ def test_fuse_folds_ours_and_stock_alike() -> None:
         got = model.fuse(verbose=False)(x)[0]
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
     assert not [k for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
-
-
-def test_seam_modules_have_the_declared_parts() -> None:
-    for seam in (parse_model, model_yaml, data_yaml, safe_load):
-        assert all(isinstance(getattr(seam, f), types.FunctionType) for f in ("apply", "undo", "is_live"))

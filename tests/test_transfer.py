@@ -740,9 +740,9 @@ def test_stock_models_load_exactly_as_before(stock):
     ours.load(stock["detect"])
     patches.undo()
     try:
-        assert not load_weights.is_live(tasks)
+        assert load_weights.PATCH.status().state == "off"
         theirs.load(stock["detect"])
-        with pytest.raises(RuntimeError, match="not in place"):
+        with pytest.raises(RuntimeError, match="'load_weights' is off"):
             transfer(theirs, stock["detect"])
     finally:
         patches.arm()

@@ -22,7 +22,7 @@ if report["loaded"]:
     import yolo_attn
     from yolo_attn import patches
     report["package"] = yolo_attn.__file__
-    report["seams"] = [[s.name, s.state, s.error] for s in patches.status()]
+    report["patches"] = [[s.name, s.state, s.detail, s.remedy] for s in patches.status()]
 print("\\n" + json.dumps(report))
 """
 
@@ -102,17 +102,15 @@ def release_findings(version: str) -> list[Finding]:
     return found
 
 
-def _seam_finding(where: str, name: str, state: str, error: str) -> Finding:
-    if state == "live":
-        return Finding("ok", f"seam {name} is live {where}")
-    remedy = "upgrade yolo_attn, or install an Ultralytics release it was run on" if error else "restart Python"
-    return Finding("FAIL", f"seam {name} is {state} {where}{': ' + error if error else ''}", remedy)
+def _patch_finding(where: str, name: str, state: str, detail: str, remedy: str) -> Finding:
+    level = {"live": "ok", "unknown": "warn"}.get(state, "FAIL")
+    return Finding(level, f"patch {name} is {state} {where}{': ' + detail if detail else ''}", remedy)
 
 
 def _here() -> list[Finding]:
     from .. import patches
 
-    return [_seam_finding("in this interpreter", s.name, s.state, s.error) for s in patches.status()]
+    return [_patch_finding("in this interpreter", s.name, s.state, s.detail, s.remedy) for s in patches.status()]
 
 
 def _fresh() -> list[Finding]:
@@ -131,7 +129,7 @@ def _fresh() -> list[Finding]:
                 "pip install yolo_attn into this environment; on a path alone (PYTHONPATH, zip, -t) it cannot start"
             )
         return [Finding("FAIL", "a fresh interpreter does not load the plugin", remedy)]
-    found = [_seam_finding("in a fresh interpreter", *seam) for seam in report["seams"]]
+    found = [_patch_finding("in a fresh interpreter", *patch) for patch in report["patches"]]
     import ultralytics
 
     from .. import __file__ as ours

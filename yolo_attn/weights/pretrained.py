@@ -59,13 +59,12 @@ def transfer(model: Any, weights: Any, verbose: bool = True) -> Report:
     from ultralytics.engine.model import Model
     from ultralytics.nn import tasks
 
-    from ..patches import failure, load_weights
+    from ..patches import load_weights
 
-    if not load_weights.is_live(tasks):
-        raise RuntimeError(
-            f"the seam 'load_weights' is not in place ({failure('load_weights') or 'it was undone'}): "
-            "`yolo_attn.patches.arm()` puts it back, 'yolo-attn doctor' tells more."
-        )
+    patch = load_weights.PATCH.status()
+    if patch.state not in ("live", "unknown"):
+        detail = f": {patch.detail}" if patch.detail else ""
+        raise RuntimeError(f"the patch 'load_weights' is {patch.state}{detail}. Remedy: {patch.remedy}.")
     if not isinstance(model, (Model, tasks.BaseModel)):
         raise TypeError(f"{type(model).__name__} is no model of Ultralytics; give a YOLO or its `.model`.")
     if isinstance(weights, Model):
@@ -83,7 +82,8 @@ def transfer(model: Any, weights: Any, verbose: bool = True) -> Report:
             model.load(weights, verbose)
     finally:
         _order.reset(token)
-    assert order.report is not None
+    if order.report is None:
+        raise RuntimeError(f"the patch 'load_weights' was not called: {patch.detail}. Remedy: {patch.remedy}.")
     return order.report
 
 
