@@ -24,6 +24,8 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
+from .errors import UsageError
+
 T = TypeVar("T", bound=type)
 
 #: What every block promises; tests hold each block to all of them, and to the failure where it declares an exception.
@@ -48,7 +50,7 @@ _blocks: dict[str, Block] = {}
 _builtins_loaded = False
 
 
-class RegistryError(ValueError):
+class RegistryError(UsageError):
     """A block is declared or used in a way that cannot work; the message says how to mend it."""
 
 

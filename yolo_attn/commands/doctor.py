@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cli import arguments
+from .parser import Command
 
 #: What a fresh interpreter reports about itself, without importing this package by name first.
 PROBE = """
@@ -46,9 +46,8 @@ class Finding:
         return f"{self.level:>4}  {self.text}" + (f"\n      -> {self.remedy}" if self.remedy else "")
 
 
-def main(words: list[str]) -> int:
+def run() -> int:
     """Print the findings; 0 if healthy, 1 if not."""
-    arguments(words, ())
     found = examine()
     for finding in found:
         print(finding)
@@ -176,3 +175,6 @@ def _blocks() -> list[Finding]:
     if not yamls:
         return [Finding("FAIL", f"no model YAML in {assets.folder()}", "reinstall yolo_attn")]
     return [Finding("ok", f"{len(blocks)} blocks, {len(yamls)} model YAMLs in {assets.folder()}")]
+
+
+COMMAND = Command("doctor", "Check that plain `yolo` sees the blocks; exit code 0 means healthy.", run)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import registry
 from ..yamls import shipped as assets
-from .cli import arguments
+from .parser import Argument, Command
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,10 @@ def table(costs: bool = True) -> list[tuple[str, ...]]:
     return out
 
 
-def main(words: list[str]) -> int:
+def run(format: str) -> int:
     """Print the table, as text or as Markdown."""
-    given = arguments(words, ("format",))
-    style = given.get("format", "text")
-    if style not in ("text", "markdown"):
-        raise ValueError(f"format={style!r} is neither text nor markdown.")
     rows = table()
-    if style == "markdown":
+    if format == "markdown":
         print("\n".join("| " + " | ".join(r) + " |" + ("\n|" + "---|" * len(r) if r is rows[0] else "") for r in rows))
         return 0
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -120,3 +116,11 @@ def main(words: list[str]) -> int:
     stock = cost("yolov8n.yaml")
     print(f"\nstock yolov8n: {stock[0] / 1e6:.2f}M parameters, {stock[1]:.1f} GFLOPs")
     return 0
+
+
+COMMAND = Command(
+    "list",
+    "List the blocks, their papers, and what each adds to yolov8n.",
+    run,
+    Argument("format", "how to print the table", default="text", choices=("text", "markdown")),
+)

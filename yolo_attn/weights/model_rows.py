@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from .. import carriers, registry
+from ..errors import UsageError
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class TransferError(ValueError):
+class TransferError(UsageError):
     """Weights that cannot be carried over; the message says why and what to do."""
 
 

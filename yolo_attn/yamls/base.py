@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..registry import RegistryError, suggest
 from . import shipped as assets
 
@@ -42,7 +43,7 @@ SWAPPABLE = ("detect", "segment", "pose", "obb", "classify")
 GUIDED = ("C2fAttn", "ImagePoolingAttn", "WorldDetect", "YOLOEDetect", "YOLOESegment", "YOLOESegment26")
 
 
-class ModelError(ValueError):
+class ModelError(UsageError):
     """A model YAML cannot be made as asked; the message says what can."""
 
 

@@ -21,6 +21,8 @@ from typing import IO, Any
 
 import torch
 
+from ...errors import UsageError
+
 #: Names of storages, which say what a tensor's numbers are.
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -47,7 +49,7 @@ HARMLESS = re.compile(
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A file that is no checkpoint, is damaged, or asks for more than a checkpoint needs; the message says which."""
 
 

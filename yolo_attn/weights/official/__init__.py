@@ -15,11 +15,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...errors import UsageError
+
 Adapter = Callable[[dict[str, Any], Mapping[str, Tensor]], tuple[nn.Module, Mapping[str, Tensor]]]
 _adapters: dict[str, Adapter] = {}
 
 
-class OfficialWeightsError(ValueError):
+class OfficialWeightsError(UsageError):
     """The authors' weights do not fit; the message lists what is unknown, missing or of another shape."""
 
 
