@@ -18,7 +18,7 @@ from ..registry import suggest
 #: that follow the command's name to an exit code.
 COMMANDS = {
     "list": ("yolo_attn.commands.listing:COMMAND", "blocks, papers, and what each adds to yolov8n"),
-    "yaml": ("yolo_attn.commands.yaml:yaml_command", "write a model YAML: base=yolov8 block=hilo place=neck"),
+    "yaml": ("yolo_attn.commands.yaml:COMMAND", "write a model YAML: base=yolov8 block=hilo place=neck"),
     "shapes": ("yolo_attn.shapes:main", "generate the built-in dataset: task=detect dir=..."),
     "bench blocks": ("yolo_attn.measure.operators:main", "operators: time, memory, distance from the machine's limit"),
     "bench models": ("yolo_attn.measure.whole_models:main", "whole models: training step, inference, memory, ONNX"),

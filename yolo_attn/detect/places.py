@@ -74,7 +74,7 @@ def places_of(block: str, base: str, levels: Sequence[str], forms: Sequence[str]
         UsageError: The block is unknown, or can take none.
     """
     from ..yamls import ModelError, build_yaml
-    from ..yamls.placement import find_block
+    from ..yamls.request import find_block
 
     try:
         find_block(block)

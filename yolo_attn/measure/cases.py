@@ -88,7 +88,7 @@ def read_blocks(words: str) -> list[Block]:
         ModelError: No such block.
         UsageError: It has several inputs.
     """
-    from ..yamls.placement import find_block
+    from ..yamls.request import find_block
 
     if words == "all":
         return list(registry.operators())

@@ -1,25 +1,22 @@
-"""The model a generated YAML starts from: its rows, its task, and where in the feature pyramid each row works.
+"""The base model of a generated YAML: found by name, read, checked, and turned to another task.
 
-Stock models are read from the installed Ultralytics when they are asked for; nothing of them is kept here.
+Stock models are read from the installed Ultralytics on demand; this package holds no copy of them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..registry import RegistryError, suggest
+from ..registry import suggest
 from . import shipped as assets
 
-#: Task -> ending of the file names of Ultralytics' models for it.
+#: Task -> suffix of the names of Ultralytics' models for it.
 TASKS = {
     "detect": "",
     "segment": "-seg",
@@ -29,7 +26,8 @@ TASKS = {
     "semantic": "-sem",
     "depth": "-depth",
 }
-_HEAD_WORDS = {  # as Ultralytics tells a task by its head: the first word that is in the head's name decides
+#: Part of a head's name -> task, in the order in which Ultralytics infers a task from the head.
+_TASK_OF_HEAD = {
     "classify": "classify",
     "semanticsegment": "semantic",
     "segment": "segment",
@@ -44,25 +42,7 @@ GUIDED = ("C2fAttn", "ImagePoolingAttn", "WorldDetect", "YOLOEDetect", "YOLOESeg
 
 
 class ModelError(UsageError):
-    """A model YAML cannot be made as asked; the message says what can."""
-
-
-@dataclass(frozen=True)
-class Map:
-    """What one row puts out.
-
-    Attributes:
-        stride: Image pixels between neighbouring cells.
-        channels: Channels at the scale that was measured.
-    """
-
-    stride: int
-    channels: int
-
-    @property
-    def level(self) -> str:
-        """Level of the feature pyramid: P3 has stride 8."""
-        return f"P{round(math.log2(self.stride))}"
+    """A model YAML cannot be generated as requested; the message says what can."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +52,8 @@ class Base:
     Attributes:
         name: File stem of a stock or shipped model, the path of a user's file, or "" for a model given as data.
         d: The parsed YAML.
-        command: The command that made it, where its first line tells one.
-        stock: It is one of Ultralytics' own.
+        command: The command in its first line, if there is one.
+        stock: It is one of Ultralytics' models.
     """
 
     name: str
@@ -83,7 +63,7 @@ class Base:
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The model's name in messages."""
         return self.name or "this model"
 
     @property
@@ -93,7 +73,7 @@ class Base:
 
     @property
     def task(self) -> str:
-        """The task its last row is made for."""
+        """The task of its head."""
         return task_of(self.d)
 
 
@@ -108,9 +88,9 @@ def first_command(text: str) -> str:
 
 
 def task_of(d: Mapping[str, Any]) -> str:
-    """The task of a model, told by its last row as Ultralytics tells it."""
+    """The task of a model, inferred from its head as Ultralytics does."""
     name = str(d["head"][-1][2]).lower()
-    return next((task for word, task in _HEAD_WORDS.items() if word in name), "detect")
+    return next((task for part, task in _TASK_OF_HEAD.items() if part in name), "detect")
 
 
 @functools.cache
@@ -123,24 +103,24 @@ def stock_files() -> dict[str, Path]:
 
 
 def find(base: str | Path | Mapping[str, Any]) -> Base:
-    """Read a base.
+    """Read a base model.
 
     Args:
         base: A stock model's name (yolov8, yolov8-p2, yolo11-seg.yaml, yolov8n), a shipped one's (yolov8-sam), the path
             of a YAML, or a parsed YAML.
 
     Returns:
-        The base; changing its data changes nothing else.
+        The base model; its data is a copy.
 
     Raises:
-        ModelError: Nothing of that name, or not a model YAML.
+        ModelError: There is no such model, or the file is not a model YAML.
     """
     if isinstance(base, Mapping):
         return Base("", _checked(base, "the base"))
     name = str(base)
     if name.endswith((".pt", ".pth", ".onnx")):
         raise ModelError(
-            f"base={name} holds weights. Name a model's YAML, such as base=yolov8; weights go to training."
+            f"base={name} holds weights. Name a model YAML, such as base=yolov8; weights go to `yolo train`."
         )
     path, is_stock = Path(name), False
     stem = name.removesuffix(".yaml").removesuffix(".yml")
@@ -152,37 +132,37 @@ def find(base: str | Path | Mapping[str, Any]) -> Base:
             shipped = assets.find(f"{stem}.yaml")
             if shipped is None:
                 known = [*stock_files(), *(p.stem for p in assets.model_yamls())]
-                what = "no such file" if stem != name else "neither a model of Ultralytics nor one of ours"
-                raise ModelError(f"base={name}: {what}.{suggest(stem, known)} A file of yours ends in .yaml.")
+                what = "no such file" if stem != name else "neither a model of Ultralytics nor one of yolo_attn"
+                raise ModelError(f"base={name}: {what}.{suggest(stem, known)} Names of your own files end in .yaml.")
             path, stem = shipped, shipped.stem
         name = stem
     return parse(path.read_text(encoding="utf-8", errors="ignore"), name, is_stock)
 
 
 def parse(text: str, name: str, stock: bool = False) -> Base:
-    """A base from the text of a YAML.
+    """The base model in the text of a YAML.
 
     Args:
         text: The YAML.
-        name: What to call it in commands and messages.
-        stock: It is one of Ultralytics' own.
+        name: Its name in commands and messages.
+        stock: It is one of Ultralytics' models.
 
     Raises:
-        ModelError: The text is no model YAML.
+        ModelError: The text is not a model YAML.
     """
     import yaml
 
     try:
         d = yaml.safe_load(text)
     except yaml.YAMLError as e:
-        raise ModelError(f"base={name} is no valid YAML: {e}") from e
+        raise ModelError(f"base={name} is not valid YAML: {e}") from e
     return Base(name, _checked(d, f"base={name}"), first_command(text), stock)
 
 
 def _checked(d: Any, where: str) -> dict[str, Any]:
-    """A copy of a model's data, without what Ultralytics adds at run time."""
+    """A copy of a model's data, without the keys that Ultralytics adds at run time."""
     if not isinstance(d, Mapping) or not all(isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")):
-        raise ModelError(f"{where} is no model YAML: it needs lists of rows `backbone:` and `head:`.")
+        raise ModelError(f"{where} is not a model YAML: it needs the lists of rows `backbone:` and `head:`.")
     for i, row in enumerate([*d["backbone"], *d["head"]]):
         fits = isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], list)
         sources = row[0] if fits and isinstance(row[0], list) else [row[0]] if fits else []
@@ -193,40 +173,40 @@ def _checked(d: Any, where: str) -> dict[str, Any]:
 
 
 def with_task(base: Base, task: str | None) -> Base:
-    """The base for another task: the stock model of that task where there is one, else with the head changed.
+    """The base model for another task: the stock model of that task if there is one, otherwise with another head.
 
     Args:
-        base: Any base.
-        task: A key of `TASKS` or its short form (seg, cls, ...); None keeps the base's own.
+        base: Any base model.
+        task: A key of `TASKS` or its short form (seg, cls, ...); None keeps the model's own.
 
     Raises:
-        ModelError: No such task, or this model cannot be turned to it.
+        ModelError: There is no such task, or this model has no form for it.
     """
     if task is None:
         return base
-    word = next((t for t, ending in TASKS.items() if task.lower() in (t, ending[1:])), None) if task else None
-    if word is None:
-        raise ModelError(f"task={task}: no such task.{suggest(task, TASKS)} Tasks are {', '.join(TASKS)}.")
-    if word == base.task:
+    name = next((t for t, suffix in TASKS.items() if task.lower() in (t, suffix[1:])), None) if task else None
+    if name is None:
+        raise ModelError(f"task={task}: no such task.{suggest(task, TASKS)} Tasks: {', '.join(TASKS)}.")
+    if name == base.task:
         return base
     tokens = [t for t in Path(base.name or "yolov8").stem.split("-") if f"-{t}" not in TASKS.values()]
-    ending = TASKS[word]
+    suffix = TASKS[name]
     if base.stock:
-        for stem in ("-".join([tokens[0] + ending, *tokens[1:]]), "-".join(tokens) + ending):
-            if stem in stock_files() and find(stem).task == word:
+        for stem in ("-".join([tokens[0] + suffix, *tokens[1:]]), "-".join(tokens) + suffix):
+            if stem in stock_files() and find(stem).task == name:
                 return find(stem)
-    if word not in SWAPPABLE:
-        raise ModelError(f"task={word}: Ultralytics has no {word} form of {base.title}.")
-    return Base(base.name, _swap_head(base, word, tokens[0] + ending), base.command, stock=False)
+    if name not in SWAPPABLE:
+        raise ModelError(f"task={name}: Ultralytics has no {name} form of {base.title}.")
+    return Base(base.name, _swap_head(base, name, tokens[0] + suffix), base.command, stock=False)
 
 
 def _swap_head(base: Base, task: str, sibling: str) -> dict[str, Any]:
-    """The base's data with the head of the stock model `sibling`, or of the YOLOv8 of that task."""
+    """The model's data with the head of the stock model `sibling`, or of YOLOv8 for that task."""
     guided = sorted({row[2] for row in base.rows} & set(GUIDED))
     if guided:
-        raise ModelError(f"task={task}: {base.title} takes texts as input ({', '.join(guided)}) and keeps its task.")
+        raise ModelError(f"task={task}: {base.title} takes text as input ({', '.join(guided)}) and keeps its task.")
     if base.task == "classify":
-        raise ModelError(f"task={task}: {base.title} classifies; it has no neck for another head to read.")
+        raise ModelError(f"task={task}: {base.title} is a classification model; it has no neck for another head.")
     donor = find(sibling if sibling in stock_files() else "yolov8" + TASKS[task])
     d = copy.deepcopy(base.d)
     d.update({k: copy.deepcopy(v) for k, v in donor.d.items() if k == "nc" or (k not in d and k == "kpt_shape")})
@@ -235,120 +215,3 @@ def _swap_head(base: Base, task: str, sibling: str) -> dict[str, Any]:
     else:
         d["head"][-1] = [d["head"][-1][0], *copy.deepcopy(donor.rows[-1][1:])]
     return d
-
-
-def scales(d: Mapping[str, Any]) -> list[str]:
-    """Letters of a model's scales; one empty letter where it has none."""
-    return list(d.get("scales") or {}) or [""]
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Leave random state and Ultralytics' default activation as they were."""
-    import torch
-    from ultralytics.nn.modules import Conv
-
-    act = Conv.default_act
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
-        try:
-            yield
-        finally:
-            Conv.default_act = act
-
-
-def build(d: Mapping[str, Any], scale: str) -> Any:
-    """The model's rows as modules without memory, on the meta device.
-
-    Args:
-        d: A parsed YAML.
-        scale: Letter of the scale, or "".
-
-    Returns:
-        nn.Sequential, each row with `i` and `f` as Ultralytics sets them.
-    """
-    from ultralytics.nn import tasks
-
-    model = copy.deepcopy(dict(d))
-    if scale:
-        model["scale"] = scale
-    for row in [*model["backbone"], *model["head"]]:
-        if row[2] == "TorchVision" and len(row[3]) > 2:
-            row[3][2] = None  # names of weights to fetch
-    with _undisturbed():
-        return tasks.parse_model(model, model.get("channels", 3), verbose=False)[0]
-
-
-def measure(d: Mapping[str, Any], scale: str | None = None) -> list[Map | None]:
-    """Stride and channels of every row's output, from a forward pass on the meta device.
-
-    Args:
-        d: A parsed YAML.
-        scale: Letter of the scale; the first by default.
-
-    Returns:
-        One entry a row; None where a row's output is not one map (lists of maps, texts, the head).
-    """
-    scale = scales(d)[0] if scale is None else scale
-    return list(_measured(json.dumps(d, sort_keys=False), scale))
-
-
-@functools.lru_cache(maxsize=256)
-def _measured(d_json: str, scale: str) -> tuple[Map | None, ...]:
-    import torch
-
-    d, size = json.loads(d_json), 256
-    modules = build(d, scale).eval()
-    outputs: list[Any] = []
-    found: list[Map | None] = []
-    with _undisturbed():
-        image = torch.zeros(1, d.get("channels", 3), size, size)
-        text = torch.zeros(1, 80, 512)
-        for m in modules[:-1]:
-            sources = [m.f] if isinstance(m.f, int) else m.f
-            inputs = [outputs[s] if outputs else image for s in sources]
-            if m.type.endswith("ImagePoolingAttn"):  # refines the text; the map passes by
-                outputs.append(outputs[-1])
-                found.append(None)
-                continue
-            x = inputs[0] if isinstance(m.f, int) else inputs
-            y = m(x, text) if m.type.endswith("C2fAttn") else m(x)
-            outputs.append(y)
-            found.append(_map(y, size))
-    return (*found, None)
-
-
-def _map(y: Any, size: int) -> Map | None:
-    if not hasattr(y, "shape") or y.ndim != 4:
-        return None
-    return Map(2 ** round(math.log2(size / y.shape[-1])), y.shape[1])
-
-
-def check_builds(d: Mapping[str, Any], what: str) -> list[Map | None]:
-    """Build a model at every scale and run it at the first.
-
-    Args:
-        d: A parsed YAML.
-        what: How to name it in messages.
-
-    Returns:
-        As `measure`.
-
-    Raises:
-        ModelError: A row does not fit; the message is the constructor's own.
-    """
-    with _explained(what, scales(d)[0]):
-        maps = measure(d)
-    for scale in scales(d)[1:]:
-        with _explained(what, scale):
-            build(d, scale)
-    return maps
-
-
-@contextlib.contextmanager
-def _explained(what: str, scale: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, RegistryError, RuntimeError, IndexError, KeyError, AttributeError) as e:
-        at = f" at scale {scale}" if scale else ""
-        why = f"the maps do not fit together ({e})" if isinstance(e, RuntimeError) else str(e)
-        raise ModelError(f"{what} does not build{at}: {why}") from e

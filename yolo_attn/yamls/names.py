@@ -1,4 +1,4 @@
-"""File names that Ultralytics would misread."""
+"""File names that Ultralytics would take for another model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from .base import ModelError
 
-#: Words in a file name by which Ultralytics' command line picks another kind of model.
+#: Parts of a file name for which Ultralytics' command line selects another kind of model.
 OTHER_MODELS = {
     "sam_": "Segment Anything",
     "sam2_": "Segment Anything",
@@ -19,7 +19,7 @@ OTHER_MODELS = {
     "fastsam": "FastSAM",
     "yolo_nas": "YOLO-NAS",
 }
-#: Words by which it picks a class of model that fits only one kind of head.
+#: Parts for which it selects a model class that fits only one kind of head.
 HEADS = {"-world": ("World", "YOLO-World"), "yoloe": ("YOLOE", "YOLOE"), "rtdetr": ("RTDETR", "RT-DETR")}
 
 
@@ -31,30 +31,28 @@ def check_name(path: str | Path, d: Mapping[str, Any]) -> None:
         d: The model that goes there.
 
     Raises:
-        ModelError: With the reason and a better name.
+        ModelError: Ultralytics would misread it; the message has the reason and a better name.
     """
     path = Path(path)
     name, stem = path.name, path.stem
     if path.suffix not in (".yaml", ".yml"):
-        raise ModelError(f"{name}: Ultralytics takes a file for a model's YAML only if its name ends in .yaml or .yml.")
+        raise ModelError(f"{name}: the name of a model YAML must end in .yaml or .yml.")
     letter = re.search(r"(\d+)([nslmx])", stem)
     if letter:
         better = stem[: letter.start(2)] + stem[letter.end(2) :] + path.suffix
         dashed = stem[: letter.start(2)] + "-" + stem[letter.start(2) :] + path.suffix
         raise ModelError(
             f"{name}: Ultralytics reads '{letter.group()}' as scale {letter.group(2)} and looks for {better}. "
-            f"Call the file {better}, and {name} will mean it at scale {letter.group(2)}; or call it {dashed}."
+            f"Name the file {better}, so that {name} means it at scale {letter.group(2)}, or name it {dashed}."
         )
-    for word, model in OTHER_MODELS.items():
-        if word in stem.lower():
-            better = stem.lower().replace(word, word.replace("_", "-") if "_" in word else "attn") + path.suffix
-            raise ModelError(f"{name}: Ultralytics takes names with '{word}' for {model}. Call it {better}.")
+    for part, model in OTHER_MODELS.items():
+        if part in stem.lower():
+            better = stem.lower().replace(part, part.replace("_", "-") if "_" in part else "attn") + path.suffix
+            raise ModelError(f"{name}: Ultralytics takes names with '{part}' for {model}. Name it {better}.")
     head = str(d["head"][-1][2])
-    for word, (kind, model) in HEADS.items():
-        if word in stem.lower() and kind not in head:
-            why = f"Ultralytics takes names with '{word}' for {model}, but this model ends in {head}"
-            raise ModelError(f"{name}: {why}. Leave '{word}' out.")
-        if word not in stem.lower() and kind in head and kind != "RTDETR":
-            raise ModelError(
-                f"{name}: Ultralytics knows {model} models only by '{word}' in the file's name. Put it in."
-            )
+    for part, (kind, model) in HEADS.items():
+        if part in stem.lower() and kind not in head:
+            why = f"Ultralytics takes names with '{part}' for {model}, but the head of this model is {head}"
+            raise ModelError(f"{name}: {why}. Remove '{part}' from the name.")
+        if part not in stem.lower() and kind in head and kind != "RTDETR":
+            raise ModelError(f"{name}: Ultralytics recognises {model} models by '{part}' in the file name. Add it.")

@@ -1,4 +1,4 @@
-"""The YAML files this project ships, found by bare name and scale letter."""
+"""The YAML files of this package, found by name and scale letter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SCALE = re.compile(r"^(yolo(?:e-|v)?\d+)[nslmx](?=-|$)")
 
 
 def folder() -> Path:
-    """The folder of model and dataset YAMLs: inside an installed package, beside it in a checkout."""
+    """The folder of model and dataset YAMLs: inside an installed package, next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "cfg"
     return inside if inside.is_dir() else package.parent / "cfg"
@@ -21,7 +21,7 @@ def unscaled(name: str) -> str:
 
 
 def find(name: str) -> Path | None:
-    """The shipped YAML meant by a bare file name, with or without a scale letter; None if it is not ours."""
+    """The shipped YAML of a file name with or without a scale letter; None if there is none."""
     for candidate in (name, unscaled(name)):
         path = folder() / candidate
         if candidate.endswith((".yaml", ".yml")) and path.is_file():
