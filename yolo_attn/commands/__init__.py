@@ -19,7 +19,7 @@ from ..registry import suggest
 COMMANDS = {
     "list": ("yolo_attn.commands.listing:COMMAND", "blocks, papers, and what each adds to yolov8n"),
     "yaml": ("yolo_attn.commands.yaml:COMMAND", "write a model YAML: base=yolov8 block=hilo place=neck"),
-    "shapes": ("yolo_attn.shapes:main", "generate the built-in dataset: task=detect dir=..."),
+    "shapes": ("yolo_attn.commands.shapes:COMMAND", "generate the built-in dataset: task=detect dir=..."),
     "bench blocks": ("yolo_attn.measure.operators:main", "operators: time, memory, distance from the machine's limit"),
     "bench models": ("yolo_attn.measure.whole_models:main", "whole models: training step, inference, memory, ONNX"),
     "bench detect": ("yolo_attn.detect:main", "whole models: does a block help? seeds, controls, intervals"),

@@ -1,23 +1,23 @@
-"""What is in a picture, as the lines of an Ultralytics label file."""
+"""The labels of an image, as lines of an Ultralytics label file."""
 
 from __future__ import annotations
 
 from yolo_attn.shapes.scene import KINDS, POINTED, Point, Scene, Shape
 
-# Class numbers of each task; classification has folders instead.
+# Classes of each task; classification has folders instead.
 NAMES: dict[str, tuple[str, ...]] = {"detect": KINDS, "segment": KINDS, "pose": POINTED, "obb": KINDS}
 
 
 def lines(scene: Scene, task: str) -> list[str]:
-    """Return a picture's labels, one line for each shape, coordinates as shares of width and height.
+    """Return the labels of an image, one line per shape, with coordinates relative to width and height.
 
-    Boxes and polygons describe the part of a shape inside the picture, also where another shape covers it: shapes are
-    drawn large ones first, and Ultralytics too gives a pixel under several masks to the smallest.
+    Boxes and polygons describe the part of a shape inside the image, including what another shape covers: shapes are
+    drawn from large to small, and Ultralytics assigns a pixel under several masks to the smallest one, too.
 
     Args:
-        scene: The picture.
+        scene: The image.
         task: detect (class x y w h), segment (class and polygon), pose (class, box, then x y v for each of KEYPOINTS:
-            v is 2 for visible, 1 for covered, 0 for outside of the picture) or obb (class and four corners).
+            v is 2 for visible, 1 for covered, 0 for outside the image) or obb (class and four corners).
     """
     height, width = scene.image.shape[:2]
     rows = []
@@ -38,7 +38,7 @@ def lines(scene: Scene, task: str) -> list[str]:
 
 
 def clip(outline: list[Point], width: float, height: float) -> list[Point]:
-    """Cut a polygon along the picture's four sides (Sutherland and Hodgman)."""
+    """Clip a polygon to the image (Sutherland and Hodgman)."""
     for axis, limit, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
         result: list[Point] = []
         for a, b in zip([outline[-1], *outline[:-1]], outline, strict=True):

@@ -1,11 +1,10 @@
-"""One picture of shapes: outlines, their placement, and the pixels.
+"""One image of shapes: outlines, placement and pixels.
 
-Everything here is exact arithmetic, so that a seed gives the same picture on every machine: random numbers come from
-numpy's frozen `RandomState` (its stream may never change, unlike `default_rng`), sines are rounded before use, floats
-meet only + - * /, and no sum depends on the order of its terms. Drawing is our own for the same reason: OpenCV's
-changes between releases.
+A seed gives the same image on every machine: random numbers come from numpy's frozen `RandomState` (unlike that of
+`default_rng`, its stream never changes), sines are rounded before use, floats only enter + - * /, and no sum depends on
+the order of its terms. The rasteriser is our own for the same reason: OpenCV's changes between releases.
 
-Coordinates are pixels, x to the right and y down, (0, 0) the picture's upper left corner.
+Coordinates are pixels, x to the right and y down, (0, 0) the upper left corner of the image.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import numpy as np
 Point = tuple[float, float]
 
 KINDS = ("ellipse", "ring", "rectangle", "star", "cross", "triangle", "arrow")
-POINTED = ("triangle", "arrow")  # the kinds with a front and a back: what the pose task labels
+POINTED = ("triangle", "arrow")  # the kinds with a front and a back, which the pose task labels
 KEYPOINTS = ("tip", "left", "right", "tail")  # left and right as seen by the shape, looking towards its tip
 
-MIN_VISIBLE = 0.5  # a shape of which less would be seen is left out, of the picture as well as of the labels
-_SUBSAMPLES = 4  # per pixel and axis: 16 levels of coverage at the rims
+MIN_VISIBLE = 0.5  # shapes with a smaller visible share are omitted from the image and the labels
+_SUBSAMPLES = 4  # per pixel and axis: 16 levels of coverage at the edges
 
 # libm's last bit differs between platforms; six decimals do not.
 _SIN = [round(math.sin(math.tau * i / 720), 6) for i in range(720 + 180)]
@@ -41,7 +40,7 @@ def _circle(n: int, radius: float = 1.0, start: float = 0.0) -> list[Point]:
 
 
 def _ring() -> list[Point]:
-    """Two circles, run through in opposite directions and joined by a slit: one polygon with a hole."""
+    """Two circles of opposite directions, joined by a slit: one polygon with a hole."""
     outer, inner = _circle(48), _circle(48, 0.55)
     return [*outer, outer[0], inner[0], *reversed(inner)]
 
@@ -58,7 +57,7 @@ _CROSS = [(_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM), 
 _CROSS = _CROSS + [(-x, -y) for x, y in _CROSS]
 _ARROW = [(0.0, -1.0), (1.0, 0.0), (0.4, 0.0), (0.4, 1.0), (-0.4, 1.0), (-0.4, 0.0), (-1.0, 0.0)]
 
-# Outline within the square -1 … 1, tip up, and the range of height : width it is drawn with.
+# Outline within the square -1 … 1, tip up, and the range of its aspect ratio (height : width).
 _OUTLINES: dict[str, tuple[list[Point], tuple[float, float]]] = {
     "ellipse": (_circle(48), (1.0, 1.5)),
     "ring": (_ring(), (1.0, 1.3)),
@@ -77,7 +76,7 @@ _CORNERS = [(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape at its place in the picture; points may lie outside of it.
+    """A placed shape; its points may lie outside the image.
 
     Attributes:
         kind: One of KINDS.
@@ -94,7 +93,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it.
+    """An image and its shapes.
 
     Attributes:
         image: H x W x 3, uint8, channels in OpenCV's order (B, G, R).
@@ -107,49 +106,49 @@ class Scene:
     hidden: list[list[bool]]
 
 
-class Dice:
-    """Random numbers of one picture, all from one frozen stream."""
+class RandomStream:
+    """The random numbers of one image."""
 
     def __init__(self, *seed: int) -> None:
-        """Start the stream of these seeds, each 0 … 2**32 - 1."""
+        """Seed the stream; each seed is 0 … 2**32 - 1."""
         self._state = np.random.RandomState(list(seed))
 
-    def between(self, low: float, high: float) -> float:
+    def uniform(self, low: float, high: float) -> float:
         """Return a float, low <= value < high."""
         return low + (high - low) * self._state.random_sample()
 
-    def whole(self, low: int, high: int) -> int:
+    def integer(self, low: int, high: int) -> int:
         """Return an int, low <= value <= high."""
         return low + int(self._state.random_sample() * (high - low + 1))
 
-    def pick(self, options):
+    def choice(self, options):
         """Return one of the options."""
-        return options[self.whole(0, len(options) - 1)]
+        return options[self.integer(0, len(options) - 1)]
 
     def chance(self, share: float) -> bool:
-        """Return True this share of the time."""
+        """Return True with this probability."""
         return self._state.random_sample() < share
 
-    def grain(self, *shape: int) -> np.ndarray:
-        """Return an array of bell-shaped noise, about -1 … 1 (two dice summed), mean zero."""
+    def noise(self, *shape: int) -> np.ndarray:
+        """Return noise of triangular distribution, about -1 … 1, the sum of two uniform values, mean zero."""
         raw = np.frombuffer(self._state.bytes(2 * math.prod(shape)), np.uint8).reshape(2, *shape)
         return (raw[0].astype(np.float64) + raw[1] - 255) / 255
 
     def colour(self) -> np.ndarray:
         """Return three channels, 20 … 235."""
-        return np.array([self.whole(20, 235) for _ in range(3)], np.float64)
+        return np.array([self.integer(20, 235) for _ in range(3)], np.float64)
 
 
 def coverage(outline: list[Point], height: int, width: int) -> tuple[slice, slice, np.ndarray]:
     """Rasterise a polygon (even-odd rule).
 
     Args:
-        outline: The polygon's points; it may reach beyond the picture.
-        height: Of the picture.
-        width: Of the picture.
+        outline: The polygon's points; it may reach beyond the image.
+        height: Of the image.
+        width: Of the image.
 
     Returns:
-        Rows and columns of the part of the picture that it touches, and how much it covers of each pixel there, 0 … 1.
+        Rows and columns of the part of the image that it touches, and the covered share of each pixel there, 0 … 1.
     """
     s = _SUBSAMPLES
     points = np.array(outline)
@@ -172,13 +171,13 @@ def coverage(outline: list[Point], height: int, width: int) -> tuple[slice, slic
 
 
 def area(outline: list[Point]) -> float:
-    """Return a polygon's area; a slit counts nothing and what it encloses is taken off."""
+    """Return the area of a polygon; slits have none, and holes are subtracted."""
     ends = [*outline[1:], outline[0]]
     return abs(sum(xa * yb - xb * ya for (xa, ya), (xb, yb) in zip(outline, ends, strict=True))) / 2
 
 
 def scene(
-    dice: Dice,
+    rng: RandomStream,
     height: int,
     width: int,
     *,
@@ -187,47 +186,47 @@ def scene(
     tilt: int = 30,
     inside=False,
 ) -> Scene:
-    """Make a picture with a handful of shapes in clutter.
+    """Draw an image with a few shapes in clutter.
 
     Args:
-        dice: The picture's random numbers.
+        rng: Random numbers of the image.
         height: In pixels.
         width: In pixels.
-        kinds: What to draw; a kind named twice comes twice as often.
-        first: A kind to draw for certain (it may still end up hidden), so that small sets have all.
-        tilt: Shapes are turned up to so many degrees either way; 180 is any direction.
-        inside: Keep the shapes' own rectangles within the picture; otherwise the rim may cut shapes.
+        kinds: Kinds to draw; one that is named twice is drawn twice as often.
+        first: A kind that is always placed (though possibly hidden), so that small datasets contain all kinds.
+        tilt: Largest rotation in degrees either way; 180 is any direction.
+        inside: Keep the rotated boxes within the image; otherwise its border may cut shapes.
     """
-    unit = max(height, width) / 160  # shapes keep their proportion to the picture
-    image, base = _ground(dice, height, width, unit)
-    names = [first or dice.pick(kinds)] + [dice.pick(kinds) for _ in range(dice.whole(3, 8))]
+    unit = max(height, width) / 160  # shapes keep their proportion to the image
+    image, base = _background(rng, height, width, unit)
+    names = [first or rng.choice(kinds)] + [rng.choice(kinds) for _ in range(rng.integer(3, 8))]
     placed = []
     for name in names:
-        longest = dice.pick((18, 18, 18, 32, 32, 32, 64, 64)) * dice.between(1, 2) * unit
-        placed.append(_place(dice, name, height, width, longest, tilt, inside))
-    return _compose(dice, image, lambda: _away_from(dice, base), placed)
+        longest = rng.choice((18, 18, 18, 32, 32, 32, 64, 64)) * rng.uniform(1, 2) * unit
+        placed.append(_place(rng, name, height, width, longest, tilt, inside))
+    return _compose(rng, image, lambda: _contrasting(rng, base), placed)
 
 
-def portrait(dice: Dice, side: int, kind: str) -> Scene:
-    """Make a square picture of one light shape in dark clutter, for classification.
+def single_shape(rng: RandomStream, side: int, kind: str) -> Scene:
+    """Draw a square image of one light shape in dark clutter, for classification.
 
-    Light on dark, because a label alone teaches slowly: where shapes are lighter or darker by chance, the pictures of a
-    class have nothing in common to first order, and a small network trained from scratch stays at chance for long.
+    Light on dark, because class labels alone train slowly: if shapes were lighter or darker at random, the images of a
+    class would have no common mean, and a small network from scratch would stay at chance level for long.
     """
-    image, _ = _ground(dice, side, side, side / 96)
-    shape = _place(dice, kind, side, side, dice.between(0.4, 0.7) * side, tilt=30, inside=True)
-    return _compose(dice, image * 0.45, lambda: 120 + 0.5 * dice.colour(), [shape])
+    image, _ = _background(rng, side, side, side / 96)
+    shape = _place(rng, kind, side, side, rng.uniform(0.4, 0.7) * side, tilt=30, inside=True)
+    return _compose(rng, image * 0.45, lambda: 120 + 0.5 * rng.colour(), [shape])
 
 
-def _place(dice: Dice, kind: str, height: int, width: int, longest: float, tilt: int, inside: bool) -> Shape:
+def _place(rng: RandomStream, kind: str, height: int, width: int, longest: float, tilt: int, inside: bool) -> Shape:
     points, aspects = _OUTLINES[kind]
-    longest = min(longest, 0.7 * min(height, width))  # its rectangle then fits at every angle
-    half_w, half_h = longest / 2 / dice.between(*aspects), longest / 2
-    cos, sin = _turn(dice.between(-tilt, tilt))
+    longest = min(longest, 0.7 * min(height, width))  # its box then fits at every angle
+    half_w, half_h = longest / 2 / rng.uniform(*aspects), longest / 2
+    cos, sin = _turn(rng.uniform(-tilt, tilt))
     reach_x, reach_y = half_w * abs(cos) + half_h * abs(sin), half_w * abs(sin) + half_h * abs(cos)
     keep = 1.0 if inside else 0.4
-    x0 = dice.between(keep * reach_x, width - keep * reach_x)
-    y0 = dice.between(keep * reach_y, height - keep * reach_y)
+    x0 = rng.uniform(keep * reach_x, width - keep * reach_x)
+    y0 = rng.uniform(keep * reach_y, height - keep * reach_y)
 
     def move(local: list[Point]) -> list[Point]:
         return [(x0 + half_w * x * cos - half_h * y * sin, y0 + half_w * x * sin + half_h * y * cos) for x, y in local]
@@ -235,8 +234,8 @@ def _place(dice: Dice, kind: str, height: int, width: int, longest: float, tilt:
     return Shape(kind, move(points), move(_CORNERS), move(_KEYPOINTS.get(kind, [])))
 
 
-def _compose(dice: Dice, image: np.ndarray, colour: Callable[[], np.ndarray], placed: list[Shape]) -> Scene:
-    """Draw the shapes, large ones first, and see which of them and of their keypoints stay visible."""
+def _compose(rng: RandomStream, image: np.ndarray, colour: Callable[[], np.ndarray], placed: list[Shape]) -> Scene:
+    """Draw the shapes, large ones first, and determine which shapes and keypoints stay visible."""
     height, width = image.shape[:2]
     placed = sorted(placed, key=lambda shape: -area(shape.outline))
     masks = [coverage(shape.outline, height, width) for shape in placed]
@@ -249,24 +248,24 @@ def _compose(dice: Dice, image: np.ndarray, colour: Callable[[], np.ndarray], pl
         if int((solid & ~covered[rows, cols]).sum()) < MIN_VISIBLE * area(placed[i].outline):
             continue
         keep.insert(0, i)
-        hidden.insert(0, [_at(covered, x, y) for x, y in placed[i].keypoints])
+        hidden.insert(0, [_value_at(covered, x, y) for x, y in placed[i].keypoints])
         covered[rows, cols] |= solid
     for i in keep:
         rows, cols, alpha = masks[i]
-        fill = _surface(dice, colour(), rows.stop - rows.start, cols.stop - cols.start)
+        fill = _surface(rng, colour(), rows.stop - rows.start, cols.stop - cols.start)
         image[rows, cols] += (fill - image[rows, cols]) * alpha[:, :, None]
-    return Scene(_camera(dice, image), [placed[i] for i in keep], hidden)
+    return Scene(_camera_effects(rng, image), [placed[i] for i in keep], hidden)
 
 
-def _at(mask: np.ndarray, x: float, y: float) -> bool:
+def _value_at(mask: np.ndarray, x: float, y: float) -> bool:
     row, col = math.floor(y), math.floor(x)
     return 0 <= row < mask.shape[0] and 0 <= col < mask.shape[1] and bool(mask[row, col])
 
 
-def _clouds(dice: Dice, height: int, width: int, cells: int) -> np.ndarray:
-    """Return soft random patches, H x W x 1, about -1 … 1: coarse noise, interpolated."""
-    coarse = dice.grain(cells + 1, cells + 1)
-    y, x = np.arange(height) * (cells / height), np.arange(width) * (cells / width)
+def _clouds(rng: RandomStream, height: int, width: int, tiles: int) -> np.ndarray:
+    """Return coarse interpolated noise, H x W x 1, about -1 … 1."""
+    coarse = rng.noise(tiles + 1, tiles + 1)
+    y, x = np.arange(height) * (tiles / height), np.arange(width) * (tiles / width)
     i, j = y.astype(int), x.astype(int)
     y, x = (y - i)[:, None], x - j
     upper = coarse[i][:, j] * (1 - x) + coarse[i][:, j + 1] * x
@@ -274,74 +273,74 @@ def _clouds(dice: Dice, height: int, width: int, cells: int) -> np.ndarray:
     return (upper * (1 - y) + lower * y)[:, :, None]
 
 
-def _stripes(dice: Dice, height: int, width: int, unit: float) -> np.ndarray:
-    """Return bands of a random direction and pitch, H x W x 1, values -1 and 1."""
-    cos, sin = _turn(dice.between(0, 180))
-    pitch = dice.between(4, 14) * unit
+def _stripes(rng: RandomStream, height: int, width: int, unit: float) -> np.ndarray:
+    """Return stripes of random direction and pitch, H x W x 1, values -1 and 1."""
+    cos, sin = _turn(rng.uniform(0, 180))
+    pitch = rng.uniform(4, 14) * unit
     phase = (np.arange(height)[:, None] * sin + np.arange(width) * cos) / pitch
     return (2.0 * (np.floor(phase).astype(int) & 1) - 1)[:, :, None]
 
 
-def _ground(dice: Dice, height: int, width: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
+def _background(rng: RandomStream, height: int, width: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """Return a textured background with unlabelled clutter, and its main colour."""
-    base = dice.colour()
+    base = rng.colour()
     image = base + np.zeros((height, width, 3))
-    image += _clouds(dice, height, width, 3) * (dice.colour() - 128) * 0.5
-    image += _clouds(dice, height, width, 12) * dice.between(5, 30)
-    if dice.chance(0.35):
-        image += _stripes(dice, height, width, unit) * dice.between(4, 16)
-    for _ in range(dice.whole(1, 3)):  # blots of no class
-        n, radius = dice.whole(5, 9), dice.between(5, 25) * unit
-        x0, y0 = dice.between(0, width), dice.between(0, height)
+    image += _clouds(rng, height, width, 3) * (rng.colour() - 128) * 0.5
+    image += _clouds(rng, height, width, 12) * rng.uniform(5, 30)
+    if rng.chance(0.35):
+        image += _stripes(rng, height, width, unit) * rng.uniform(4, 16)
+    for _ in range(rng.integer(1, 3)):  # irregular blots, unlabelled
+        n, radius = rng.integer(5, 9), rng.uniform(5, 25) * unit
+        x0, y0 = rng.uniform(0, width), rng.uniform(0, height)
         turns = [_turn(360 * i / n) for i in range(n)]
-        radii = [radius * dice.between(0.35, 1) for _ in turns]
+        radii = [radius * rng.uniform(0.35, 1) for _ in turns]
         blot = [(x0 + r * cos, y0 + r * sin) for r, (cos, sin) in zip(radii, turns, strict=True)]
-        _stain(image, blot, base + (dice.colour() - base) * dice.between(0.1, 0.4))
-    for _ in range(dice.whole(2, 6)):  # lines
-        x, y = dice.between(0, width), dice.between(0, height)
-        (cos, sin), length = _turn(dice.between(0, 360)), dice.between(20, 160) * unit
-        half = dice.between(0.4, 1.4) * unit
+        _fill(image, blot, base + (rng.colour() - base) * rng.uniform(0.1, 0.4))
+    for _ in range(rng.integer(2, 6)):  # lines
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        (cos, sin), length = _turn(rng.uniform(0, 360)), rng.uniform(20, 160) * unit
+        half = rng.uniform(0.4, 1.4) * unit
         ends = [(x - half * sin, y + half * cos), (x + half * sin, y - half * cos)]
-        _stain(image, ends + [(x + length * cos, y + length * sin) for x, y in reversed(ends)], dice.colour())
-    for _ in range(dice.whole(5, 25)):  # specks
-        x, y, r = dice.between(0, width), dice.between(0, height), dice.between(0.6, 2.2) * unit
-        _stain(image, [(x - r, y), (x, y - r), (x + r, y), (x, y + r)], dice.colour())
+        _fill(image, ends + [(x + length * cos, y + length * sin) for x, y in reversed(ends)], rng.colour())
+    for _ in range(rng.integer(5, 25)):  # specks
+        x, y, r = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.6, 2.2) * unit
+        _fill(image, [(x - r, y), (x, y - r), (x + r, y), (x, y + r)], rng.colour())
     return image, base
 
 
-def _stain(image: np.ndarray, outline: list[Point], colour: np.ndarray) -> None:
+def _fill(image: np.ndarray, outline: list[Point], colour: np.ndarray) -> None:
     rows, cols, alpha = coverage(outline, *image.shape[:2])
     image[rows, cols] += (colour - image[rows, cols]) * alpha[:, :, None]
 
 
-def _away_from(dice: Dice, base: np.ndarray) -> np.ndarray:
-    colour = dice.colour()
-    while np.abs(colour - base).max() < 90:  # no sums: their order could matter
-        colour = dice.colour()
+def _contrasting(rng: RandomStream, base: np.ndarray) -> np.ndarray:
+    colour = rng.colour()
+    while np.abs(colour - base).max() < 90:  # a maximum, since a sum could depend on its order
+        colour = rng.colour()
     return colour
 
 
-def _surface(dice: Dice, colour: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a part of a shape's surface: plain, shaded, striped or patchy."""
+def _surface(rng: RandomStream, colour: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the texture of a shape: plain, shaded, striped or patchy."""
     surface = colour + np.zeros((height, width, 3))
-    style = dice.pick(("plain", "shaded", "striped", "patchy"))
+    style = rng.choice(("plain", "shaded", "striped", "patchy"))
     if style == "shaded":
-        (cos, sin), depth = _turn(dice.between(0, 360)), dice.between(10, 45)
+        (cos, sin), depth = _turn(rng.uniform(0, 360)), rng.uniform(10, 45)
         ramp = np.arange(height)[:, None] * (sin / height) + np.arange(width) * (cos / width)
         surface += ramp[:, :, None] * depth
     elif style == "striped":
-        surface += _stripes(dice, height, width, 1.0) * dice.between(6, 22)
+        surface += _stripes(rng, height, width, 1.0) * rng.uniform(6, 22)
     elif style == "patchy":
-        surface += _clouds(dice, height, width, 6) * dice.between(10, 40)
+        surface += _clouds(rng, height, width, 6) * rng.uniform(10, 40)
     return surface
 
 
-def _camera(dice: Dice, image: np.ndarray) -> np.ndarray:
-    """Return what a cheap camera sees: sometimes a little blur, uneven contrast, noise."""
-    if dice.chance(0.4):
+def _camera_effects(rng: RandomStream, image: np.ndarray) -> np.ndarray:
+    """Return the image with the artefacts of a camera: slight blur at times, random contrast, noise."""
+    if rng.chance(0.4):
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
         across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
         image = (across[:-2] + 2 * across[1:-1] + across[2:]) / 16
-    image = (image - 128) * dice.between(0.65, 1.1) + 128 + dice.between(-15, 15)
-    image = image + dice.grain(*image.shape) * dice.between(2, 12)
+    image = (image - 128) * rng.uniform(0.65, 1.1) + 128 + rng.uniform(-15, 15)
+    image = image + rng.noise(*image.shape) * rng.uniform(2, 12)
     return np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)

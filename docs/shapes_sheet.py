@@ -1,6 +1,6 @@
-"""A sheet of labelled samples of every task: `python -m yolo_attn.shapes.sheet docs/shapes.jpg`.
+"""Draw docs/shapes.jpg, labelled samples of every task: `python docs/shapes_sheet.py docs/shapes.jpg`.
 
-What it draws is read back from the files of a dataset, as a trainer would read them.
+Images and labels are read from the files of a generated dataset, as in training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from yolo_attn.shapes.labels import NAMES
 
 _Colour = tuple[int, int, int]
 
-_TILE = 220  # pixels a side; six in a row
+_TILE = 220  # side in pixels
 _COLUMNS = 6
 _COLOURS: list[_Colour] = [
     (60, 60, 255),
@@ -31,7 +31,7 @@ _COLOURS: list[_Colour] = [
 
 
 def sheet() -> np.ndarray:
-    """Return the picture: a row of samples for each task."""
+    """Return the image: a row of samples for each task."""
     with tempfile.TemporaryDirectory() as folder:
         return np.vstack([_row(make(f"{folder}/{task}", task, train=7, val=1), task) for task in FOLDERS])
 
@@ -90,6 +90,6 @@ def _write(image: np.ndarray, text: str, at: tuple[int, int], colour: _Colour, s
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m yolo_attn.shapes.sheet FILE.jpg")
+        sys.exit("usage: python docs/shapes_sheet.py FILE.jpg")
     if not cv2.imwrite(sys.argv[1], sheet(), [cv2.IMWRITE_JPEG_QUALITY, 62]):
         sys.exit(f"cannot write {sys.argv[1]}")
