@@ -20,8 +20,11 @@ COMMANDS = {
     "list": ("yolo_attn.commands.listing:COMMAND", "blocks, papers, and what each adds to yolov8n"),
     "yaml": ("yolo_attn.commands.yaml:COMMAND", "write a model YAML: base=yolov8 block=hilo place=neck"),
     "shapes": ("yolo_attn.commands.shapes:COMMAND", "generate the built-in dataset: task=detect dir=..."),
-    "bench blocks": ("yolo_attn.measure.operators:main", "operators: time, memory, distance from the machine's limit"),
-    "bench models": ("yolo_attn.measure.whole_models:main", "whole models: training step, inference, memory, ONNX"),
+    "bench blocks": (
+        "yolo_attn.commands.bench_blocks:COMMAND",
+        "operators: time, memory, distance from the machine's limit",
+    ),
+    "bench models": ("yolo_attn.commands.bench_models:COMMAND", "whole models: training step, inference, memory, ONNX"),
     "bench detect": ("yolo_attn.detect:main", "whole models: does a block help? seeds, controls, intervals"),
     "bench places": ("yolo_attn.detect.places:main", "one block in every place: where does it do most for its cost?"),
     "bench status": ("yolo_attn.detect.status:main", "progress and failures of a run of `bench detect`"),

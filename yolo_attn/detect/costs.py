@@ -94,8 +94,8 @@ def _rows(
     """Model -> costs, for a number of classes."""
     import torch
 
+    from ..measure.model import cost, folded, onnx_call
     from ..measure.timing import interleave
-    from ..measure.whole_models import cost, folded, onnx_call
     from .models import build
 
     image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))

@@ -79,7 +79,7 @@ def _described(word: str) -> tuple[dict[str, list[str]], list[str], str]:
     """Images of each split, names of classes and path of a dataset with a YAML."""
     from ultralytics.data.utils import check_det_dataset
 
-    from ..measure.whole_models import quiet
+    from ..measure.model import quiet
 
     if not word.endswith((".yaml", ".yml")):
         raise UsageError(
@@ -99,7 +99,7 @@ def _classify(word: str) -> tuple[dict[str, list[str]], list[str], str]:
     """The same of a classification dataset."""
     from ultralytics.data.utils import check_cls_dataset
 
-    from ..measure.whole_models import quiet
+    from ..measure.model import quiet
 
     try:
         with quiet():

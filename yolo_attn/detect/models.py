@@ -146,7 +146,7 @@ def read_yaml(word: str, scale: str = "") -> tuple[dict[str, Any], str]:
     import yaml
     from ultralytics.nn.tasks import yaml_model_load
 
-    from ..measure.whole_models import quiet
+    from ..measure.model import quiet
 
     if word.endswith((".pt", ".pth", ".onnx")):
         raise UsageError(
@@ -204,7 +204,7 @@ def build(d: dict[str, Any]) -> nn.Module:
     """The model of a parsed YAML, for its own number of classes."""
     from ultralytics.nn import tasks
 
-    from ..measure.whole_models import quiet
+    from ..measure.model import quiet
 
     kind = "RTDETRDetectionModel" if "RTDETR" in str(d["head"][-1][2]) else MODEL_CLASSES.get(task(d), "")
     if not kind:
@@ -219,7 +219,7 @@ def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
     Raises:
         UsageError: The model cannot be built.
     """
-    from ..measure.whole_models import cost as count
+    from ..measure.model import cost as count
 
     try:
         model = build({**d, "nc": size.classes} if size.classes else d)

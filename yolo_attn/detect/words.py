@@ -372,7 +372,7 @@ def read_start(word: Any) -> tuple[dict[str, str], str]:
     from ultralytics import YOLO
     from ultralytics.utils.downloads import attempt_download_asset
 
-    from ..measure.whole_models import quiet
+    from ..measure.model import quiet
 
     path = Path(str(word))
     if not path.is_file():

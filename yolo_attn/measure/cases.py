@@ -1,4 +1,4 @@
-"""What `bench blocks` measures: an operator with its options, a map, a phase; and how one step of it is run."""
+"""The cases of `bench blocks`: an operator with its options, a feature map, a phase; and how one step is run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import registry
-from ..commands.cli import UsageError
+from ..errors import UsageError
 from ..registry import Block
 from .arithmetic import saved_for_backward
-from .conditions import Conditions, read_conditions
+from .conditions import Conditions
 from .reference_weights import reference_of
 
-FIVE = ("ScaleAwareModulation", "HiLo", "SKAttention", "AttnConv", "ACmix")
-#: Options where something else than the block's own defaults is measured.
+#: Options that differ from the defaults of the block.
 OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
     "ScaleAwareModulation": lambda c: {"heads": 4, "expand_ratio": 2},
     "HiLo": lambda c: {"heads": 8, "window_size": 2, "alpha": 0.5},
@@ -29,7 +28,7 @@ OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
     "AttnConv": lambda c: {"heads": 8, "group_split": [4, 4], "kernel_sizes": [3], "window_size": 2},
     "ACmix": lambda c: {"heads": 4, "kernel_att": 7},
 }
-#: Channels and sides at P3, P4, P5 of 640 pixels.
+#: Channels, height and width at P3, P4, P5 for images of 640 pixels.
 MODELS = {
     "n": ((64, 80, 80), (128, 40, 40), (256, 20, 20)),
     "s": ((128, 80, 80), (256, 40, 40), (512, 20, 20)),
@@ -46,7 +45,7 @@ class Map:
         channels: C.
         height: H.
         width: W.
-        model: The model that has such a map, or "".
+        model: The model with this map, or "".
     """
 
     channels: int
@@ -55,34 +54,34 @@ class Map:
     model: str = ""
 
     def __str__(self) -> str:
-        """As the command line has it."""
+        """The form of the command line."""
         return f"{self.channels}x{self.height}x{self.width}"
 
 
-def read_maps(words: str) -> list[Map]:
-    """Maps from `shape=`: n or s for those of yolov8n or yolov8s, or sizes such as 64x80x80; several with commas.
+def read_maps(shapes: Sequence[str]) -> list[Map]:
+    """The maps of these shapes: n or s for those of yolov8n or yolov8s, or sizes such as 64x80x80.
 
     Raises:
-        UsageError: A word is neither.
+        UsageError: A shape is neither.
     """
     found = []
-    for word in words.split(","):
-        if word in MODELS:
-            found += [Map(*size, f"yolov8{word}") for size in MODELS[word]]
+    for shape in shapes:
+        if shape in MODELS:
+            found += [Map(*size, f"yolov8{shape}") for size in MODELS[shape]]
             continue
-        sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", word)
+        sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
         channels, height, width = (int(size) for size in sizes.groups()) if sizes else (0, 0, 0)
         if not channels * height * width:
             raise UsageError(
-                f"shape={word}: no such map; write channels x height x width, as in 64x80x80, or n or s for the maps "
+                f"shape={shape}: no such map; write channels x height x width, as in 64x80x80, or n or s for the maps "
                 "of yolov8n or yolov8s at 640 pixels."
             )
         found.append(Map(channels, height, width))
     return found
 
 
-def read_blocks(words: str) -> list[Block]:
-    """Blocks from `block=`: the words of `yolo-attn list` in any case, several with commas; or all operators.
+def read_blocks(names: Sequence[str]) -> list[Block]:
+    """The blocks of these names, in any case; `all` stands for all operators.
 
     Raises:
         ModelError: No such block.
@@ -90,20 +89,20 @@ def read_blocks(words: str) -> list[Block]:
     """
     from ..yamls.request import find_block
 
-    if words == "all":
+    if tuple(names) == ("all",):
         return list(registry.operators())
-    found = list({block.name: block for block, _ in map(find_block, words.split(","))}.values())
+    found = list({block.name: block for block, _ in map(find_block, names)}.values())
     for block in found:
         if block.many:
-            raise UsageError(f"block={block.name} takes several inputs; blocks with one are measured.")
+            raise UsageError(f"block={block.name} takes several inputs; only blocks with one input are measured.")
     return found
 
 
 def build(block: Block, channels: int) -> nn.Module:
-    """The block as it is measured.
+    """The block with the options that are measured.
 
     Raises:
-        UsageError: It cannot have so many channels.
+        UsageError: The number of channels does not fit.
     """
     options = OPTIONS[block.name](channels) if block.name in OPTIONS else {}
     required = [p.name for p in inspect.signature(block.cls).parameters.values() if p.default is p.empty]
@@ -115,7 +114,7 @@ def build(block: Block, channels: int) -> nn.Module:
 
 
 def implementations(block: Block, channels: int, conditions: Conditions) -> dict[str, nn.Module]:
-    """What is compared: ours, and the reference where there is one; equal weights."""
+    """The modules to compare, with equal weights: ours, and the reference if there is one."""
     torch.manual_seed(0)
     ours = build(block, channels).to(conditions.device)
     reference = reference_of(ours)
@@ -123,7 +122,7 @@ def implementations(block: Block, channels: int, conditions: Conditions) -> dict
 
 
 def fused(module: nn.Module) -> nn.Module | None:
-    """A copy as Ultralytics' `model.fuse()` leaves it, with BatchNorms folded; None where there is nothing to fold."""
+    """A copy with folded BatchNorms, as after Ultralytics' `model.fuse()`; None if there is nothing to fold."""
     import copy
 
     if not any(hasattr(m, "fuse") for m in module.modules()):
@@ -139,8 +138,8 @@ def fused(module: nn.Module) -> nn.Module | None:
 def runner(module: nn.Module, x: Tensor, train: bool, conditions: Conditions) -> Callable[[], object]:
     """One step: the forward pass as in prediction, or both passes as in training.
 
-    The gradient of the output is dense and lies in memory as the output does. An expanded one, as `y.sum().backward()`
-    makes it, sends BatchNorm's backward pass down a path half as fast, and measures that.
+    The gradient of the output is dense and has the memory layout of the output. The expanded gradient of
+    `y.sum().backward()` would select an implementation of BatchNorm's backward pass that is half as fast.
     """
     if not train:
 
@@ -161,7 +160,7 @@ def runner(module: nn.Module, x: Tensor, train: bool, conditions: Conditions) ->
 
 
 def clear(x: Tensor, *modules: nn.Module) -> None:
-    """Forget gradients."""
+    """Delete gradients."""
     x.grad = None
     for module in modules:
         module.zero_grad(set_to_none=True)
@@ -172,9 +171,9 @@ def peak_step(job: Mapping[str, Any], small: bool) -> Callable[[], object]:
 
     Args:
         job: operator, channels, height, width, batch, train, implementation; device, dtype, threads.
-        small: On a small map instead.
+        small: Use a small map instead.
     """
-    conditions = read_conditions(job)
+    conditions = Conditions.of(job["device"], job["dtype"], job["threads"])
     block = registry.require(job["operator"])
     made = implementations(block, job["channels"], conditions)
     if job["implementation"] == "fused":
@@ -192,30 +191,33 @@ def peak_step(job: Mapping[str, Any], small: bool) -> Callable[[], object]:
 
 
 def needed_bytes(module: nn.Module, shape: tuple[int, ...], train: bool) -> int:
-    """Roughly the memory of a step, found without having it: on the meta device.
+    """An estimate of the memory of a step, made on the meta device.
 
-    A training step holds what is saved and, for a while, gradients of the largest parts of it; a forward pass frees as
-    it goes, but holds about three of the largest at a time.
+    A training step holds the activation memory and, temporarily, gradients of its largest parts; a forward pass frees
+    activations early, but holds about three of the largest at a time.
     """
     import copy
 
-    imagined = copy.deepcopy(module).to("meta").train()
-    saved = saved_for_backward(imagined, torch.empty(shape, device="meta", requires_grad=True))
+    on_meta = copy.deepcopy(module).to("meta").train()
+    saved = saved_for_backward(on_meta, torch.empty(shape, device="meta", requires_grad=True))
     return saved * 2 if train else saved
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether an error is one of PyTorch's ways of saying that memory is short, or that no memory could be enough."""
+    """Whether an error of PyTorch reports a lack of memory, or a size beyond any memory."""
     short = re.search(r"out of memory|allocate memory|not enough memory|overflowed", str(error))
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short is not None)
 
 
 @contextlib.contextmanager
-def memory_errors_told(where: str) -> Iterator[None]:
-    """Say in one line that memory was short.
+def memory_errors(where: str) -> Iterator[None]:
+    """Turn errors that report a lack of memory into a `UsageError`.
+
+    Args:
+        where: What was run, for the message.
 
     Raises:
-        UsageError: It was.
+        UsageError: Memory was insufficient.
     """
     try:
         yield

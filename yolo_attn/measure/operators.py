@@ -1,43 +1,25 @@
-"""`yolo-attn bench blocks`: operators against the authors' algorithms, and against what the machine could do.
-
-    yolo-attn bench blocks                                        the five, at P3, P4, P5 of yolov8n and yolov8s
-    yolo-attn bench blocks block=hilo,sam shape=64x80x80 batch=1 dtype=float32 device=cpu threads=1 out=results
-
-Writes a CSV and a picture whose names carry device, precision, threads and PyTorch's version.
-"""
+"""Measure operators against the authors' algorithms and against the limit of the machine; see docs/bench.md."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..commands.cli import UsageError, arguments
+from ..errors import UsageError
 from ..registry import Block
 from . import cases
 from .arithmetic import Limit, count_macs, saved_for_backward
-from .cases import FIVE, PHASES, TRAIN, Map
-from .conditions import Conditions, at_least, read_conditions, read_folder
+from .cases import PHASES, TRAIN, Map
+from .conditions import Conditions
 from .peak import PeakMeter
-from .picture import draw
-from .table import show, write_csv
+from .table import show
 from .timing import Spread, geometric_mean, interleave
 
-WORDS = ("block", "shape", "batch", "dtype", "device", "threads", "repeats", "out")
-USAGE = """usage: yolo-attn bench blocks [key=value ...]
-
-  block    operators, several with commas, or all; by default sam,hilo,sk,attnconv,acmix
-  shape    maps: 64x80x80 (channels, height, width), n or s for P3, P4, P5 of yolov8n or yolov8s; by default n,s
-  batch    images; by default 1 forward, 2 forward+backward
-  dtype    float32, or float16 or bfloat16 for autocast
-  device   cpu, cuda, cuda:1
-  threads  of the CPU; by default 1
-  repeats  rounds; by default what three seconds allow, 5 to 50
-  out      folder for the CSV and the picture; by default runs/bench"""
 #: Columns of the CSV: one row per operator, map, phase and implementation.
 FIELDS = (
     "operator",
@@ -66,40 +48,18 @@ FIELDS = (
     "fraction_of_limit",
     "difference",
 )
-#: Largest difference of outputs, over the largest output, that rounding explains.
+#: Precision -> largest difference of outputs, relative to the largest output, that rounding explains.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 
-def main(words: list[str]) -> int:
-    """Measure, print, write."""
-    if words and words[0] in ("help", "-h", "--help"):
-        print(USAGE)
-        return 0
-    given = arguments(words, WORDS)
-    conditions = read_conditions(given)
-    blocks = cases.read_blocks(given.get("block", ",".join(FIVE)))
-    maps = cases.read_maps(given.get("shape", "n,s"))
-    batch, repeats = at_least(given, "batch", None), at_least(given, "repeats", None, 2)
-    for block in blocks:
-        for m in maps:
-            check(block, m, batch or max(PHASES.values()), conditions)
-    folder = read_folder(given)
-    rows = measure(blocks, maps, conditions, batch, repeats)
-    report(rows)
-    path = folder / f"{conditions.file_name('blocks')}.csv"
-    write_csv(path, FIELDS, rows)
-    print(f"\n{path}\n{draw(rows, path.with_suffix('.png'))}")
-    return 0
-
-
 def check(block: Block, m: Map, batch: int, conditions: Conditions) -> None:
-    """Whether the block can be measured on this map; costs next to nothing.
+    """Check, on the meta device, that a block can be measured on a map.
 
     Raises:
-        UsageError: It cannot; the message says why.
+        UsageError: It cannot; the message has the reason.
     """
     where, size = f"shape={m} with batch={batch}: {block.name}", (batch, m.channels, m.height, m.width)
-    with cases.memory_errors_told(where):
+    with cases.memory_errors(where):
         module = cases.build(block, m.channels)
         try:
             with torch.no_grad():
@@ -107,15 +67,17 @@ def check(block: Block, m: Map, batch: int, conditions: Conditions) -> None:
         except (RuntimeError, IndexError) as e:
             if cases.lacks_memory(e):
                 raise
-            raise UsageError(f"{where} cannot take such a map: {str(e).splitlines()[0]}") from e
+            raise UsageError(f"{where} does not accept this map: {str(e).splitlines()[0]}") from e
         if not isinstance(y, torch.Tensor) or y.dim() != 4:
-            raise UsageError(f"block={block.name} gives no map; what is measured are blocks from one map to one map.")
+            raise UsageError(
+                f"the output of block={block.name} is not a map; only blocks from one map to one map are measured."
+            )
         if not fits(module, size, True, conditions):
             raise UsageError(f"{where} does not fit into memory.")
 
 
 def fits(module: nn.Module, size: tuple[int, ...], train: bool, conditions: Conditions) -> bool:
-    """Whether a step has enough memory, as far as one can tell beforehand."""
+    """Whether the memory is likely to suffice for a step."""
     if conditions.device.type == "cuda":
         free = torch.cuda.mem_get_info(conditions.device)[0]
     else:
@@ -126,16 +88,20 @@ def fits(module: nn.Module, size: tuple[int, ...], train: bool, conditions: Cond
 
 
 def measure(
-    blocks: list[Block], maps: list[Map], conditions: Conditions, batch: int | None = None, repeats: int | None = None
+    blocks: Sequence[Block],
+    maps: Sequence[Map],
+    conditions: Conditions,
+    batch: int | None = None,
+    repeats: int | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `FIELDS` for all combinations.
 
     Args:
         blocks: Operators.
         maps: Maps.
-        conditions: Where and how.
-        batch: Images; by default as many as `PHASES` says.
-        repeats: Rounds; by default what three seconds allow.
+        conditions: Device, precision, threads.
+        batch: Images; by default the number in `PHASES`.
+        repeats: Rounds; by default as many as fit into three seconds.
     """
     from ultralytics.utils import TQDM
 
@@ -145,7 +111,7 @@ def measure(
         bar = TQDM(todo, unit="case")
         for block, m, phase in bar:
             bar.set_description(f"{block.name} {m} {phase}")
-            with cases.memory_errors_told(f"shape={m}: {block.name}"):
+            with cases.memory_errors(f"shape={m}: {block.name}"):
                 rows += measure_case(block, m, phase, conditions, meter, batch or PHASES[phase], repeats)
     return rows
 
@@ -177,8 +143,8 @@ def measure_case(
     times = interleave(calls, repeats, before=lambda: cases.clear(x, *everything), wait=conditions.wait)
     cases.clear(x, *everything)
 
-    # What must be done is what the thriftier implementation does: waste does not count as work. A limit is what the
-    # machine does undisturbed, hence the fastest round of the yardsticks.
+    # The necessary work is that of the implementation with fewer MACs. The limit is the undisturbed machine, hence the
+    # fastest round of the two yardsticks.
     least = limit.seconds(min(macs.values()), min(times["convolution"].values), min(times["copy"].values))
     common = {"operator": block.name, "model": m.model, "channels": m.channels, "height": m.height, "width": m.width}
     common |= {"options": options_of(block, m.channels), "batch": batch, "phase": phase}
@@ -188,8 +154,8 @@ def measure_case(
         row = {**common, "implementation": name, **timing_fields(times[name])}
         if "reference" in times and name != "reference":
             row |= ratio_fields(times[name], times["reference"])
-            wanted = outputs["reference"]
-            row["difference"] = float((outputs[name] - wanted).abs().max() / wanted.abs().max())
+            expected = outputs["reference"]
+            row["difference"] = float((outputs[name] - expected).abs().max() / expected.abs().max())
         if train:
             with conditions.autocast():
                 row["saved_bytes"] = saved_for_backward(module, x)
@@ -202,25 +168,25 @@ def measure_case(
 
 
 def options_of(block: Block, channels: int) -> str:
-    """The options that were measured, as one word."""
+    """The measured options, as text without spaces in the values."""
     options = cases.OPTIONS[block.name](channels) if block.name in cases.OPTIONS else {}
     return " ".join(f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in options.items())
 
 
 def timing_fields(spread: Spread) -> dict[str, Any]:
-    """Columns for measured times."""
+    """Columns of a measured time."""
     return {"median_ms": spread.median * 1e3, "p10_ms": spread.p10 * 1e3, "p90_ms": spread.p90 * 1e3, "n": spread.n}
 
 
 def ratio_fields(ours: Spread, reference: Spread) -> dict[str, Any]:
-    """Columns for the ratio reference / ours."""
+    """Columns of the ratio reference / ours."""
     ratio = reference.ratio_to(ours)
     intervals = "overlap" if ours.overlaps(reference) else "apart"
     return {"ratio": ratio.median, "ratio_p10": ratio.p10, "ratio_p90": ratio.p90, "intervals": intervals}
 
 
-def report(rows: list[dict[str, Any]]) -> None:
-    """Print what was found."""
+def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the rows, and the mean ratios per model."""
     header = ("operator", "map", "phase", "", "ms", "p10-p90", "n", "saved", "peak", "limit", "reference / this")
     lines = []
     for r in rows:
@@ -251,16 +217,16 @@ def report(rows: list[dict[str, Any]]) -> None:
         print(f"  {operator:<22}{model:<9}{phase:<18}{name:<7}{mean}")
     unequal = list(dict.fromkeys(f"{r['operator']} at {r['height']}x{r['width']}" for r in rows if differs(r)))
     if unequal:
-        print(f"\nOurs and the reference do not compute the same here, see docs/bench.md: {', '.join(unequal)}")
+        print(f"\nOurs and the reference differ by design here, see docs/bench.md: {', '.join(unequal)}")
 
 
 def differs(row: Mapping[str, Any]) -> bool:
-    """Whether more than rounding separates an output from the reference's."""
+    """Whether an output differs from that of the reference by more than rounding."""
     return (row.get("difference") or 0) > TOLERANCE[row["dtype"]]
 
 
-def means(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str, str], str]:
-    """Operator, model, phase, implementation -> mean ratio in words, for the maps of a model."""
+def means(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], str]:
+    """Operator, model, phase, implementation -> geometric mean of the ratio over the maps of the model, as text."""
     groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
     for r in rows:
         if r.get("ratio"):

@@ -1,13 +1,13 @@
-"""Peak memory of one step, as the operating system sees it: what a user needs, scratch space of libraries included.
+"""Peak memory of one step as seen by the operating system, including the scratch memory of libraries.
 
-A process that has imported everything and computed nothing forks for every measurement. The fork runs a small step, so
-that libraries are loaded; gives freed memory back to the system; builds the real step with its inputs; and reports how
-far the process's resident memory rises above that while the step runs. glibc is told to return large blocks as soon as
-they are freed: by default it keeps some, and how many differs by a third from process to process. On CUDA, PyTorch's
-allocator keeps the books instead, in the calling process.
+A process that has imported all modules and computed nothing forks for every measurement. The fork runs a small step, so
+that libraries are loaded; returns freed memory to the system; builds the real step with its inputs; and reports by how
+much the resident memory rises while the step runs. glibc is configured to return large blocks as soon as they are
+freed: by default it keeps some, and the amount differs by a third between processes. On CUDA, the statistics of
+PyTorch's allocator are used instead, in the calling process.
 
-`python -m yolo_attn.measure.peak` is that process. It reads jobs from standard input, a JSON object a line, and answers
-with a line of JSON each.
+`python -m yolo_attn.measure.peak` is that process. It reads one job per line from standard input, as JSON, and answers
+each with one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ import torch
 
 from .conditions import Conditions
 
-#: Makes a step from a job: (job, small) -> step. A small one only has to load the same libraries.
+#: Creates a step from a job: (job, small) -> step. A small one only has to load the same libraries.
 Maker = Callable[[Mapping[str, Any], bool], Callable[[], object]]
 
-#: A fixed threshold, in bytes, above which every allocation has pages of its own.
+#: Threshold in bytes above which every allocation has its own pages.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 class PeakMeter:
-    """Measures peaks; a context manager, for the process that it keeps.
+    """Measures peak memory; a context manager that owns the measuring process.
 
     Args:
         conditions: Device, precision and threads of the steps.
@@ -49,7 +49,7 @@ class PeakMeter:
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> PeakMeter:
-        """Start the process, unless the device or the system makes it useless."""
+        """Start the process, unless the device or the operating system does not allow the measurement."""
         if self.conditions.device.type == "cpu" and hasattr(os, "fork"):
             home = str(Path(__file__).resolve().parents[2])
             paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -71,12 +71,12 @@ class PeakMeter:
         """Bytes by which memory rises during a step.
 
         Args:
-            job: What the maker needs, in terms of JSON; the conditions are added.
+            job: What the maker needs, as JSON values; the conditions are added.
 
         Returns:
-            Bytes; None where they cannot be measured or the step failed.
+            Bytes; None if they cannot be measured or the step failed.
         """
-        job = {**job, **self.conditions.words}
+        job = {**job, **self.conditions.arguments}
         if self.conditions.device.type == "cuda":
             return _cuda_peak(_load(self.maker)(job, False), self.conditions)
         if self.process is None or self.process.poll() is not None:
@@ -106,12 +106,12 @@ def _cuda_peak(step: Callable[[], object], conditions: Conditions) -> int:
 
 
 def serve(maker: str, jobs: TextIO, answers: TextIO) -> None:
-    """Fork for every job, answer with what the fork found.
+    """Fork for every job and answer with the result of the fork.
 
     Args:
         maker: "module:function", a `Maker`.
-        jobs: Where they are read from.
-        answers: Where bytes, or null, are written to.
+        jobs: The stream of jobs.
+        answers: The stream for the answers: bytes, or null.
     """
     make = _load(maker)
     for line in jobs:
@@ -122,7 +122,7 @@ def serve(maker: str, jobs: TextIO, answers: TextIO) -> None:
             try:
                 os.write(writer, str(_rise(make, json.loads(line))).encode())
                 code = 0
-            except BaseException:  # also what would end the fork by another door
+            except BaseException:  # also SystemExit, which must not leave the fork
                 traceback.print_exc()
             finally:
                 os._exit(code)
@@ -138,9 +138,9 @@ def _rise(make: Maker, job: Mapping[str, Any]) -> int:
     make(job, True)()
     step = make(job, False)
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # free memory that malloc holds would hide what the step needs
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that malloc keeps would hide the need of the step
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts again
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the high-water mark
     before = _high_water()
     step()
     return _high_water() - before
@@ -160,5 +160,5 @@ def _high_water() -> int:
 
 if __name__ == "__main__":
     protocol = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to standard error
+    os.dup2(2, 1)  # output of libraries goes to standard error
     serve(sys.argv[1], sys.stdin, protocol)

@@ -1,13 +1,13 @@
-"""The five operators as their authors compute them, step by step: what `yolo-attn bench blocks` compares with.
+"""Reference implementations of the five operators, the baselines of `yolo-attn bench blocks`.
 
-Each class follows the published algorithm: tokens and linear layers where the authors have them, one layer per branch
-or head, unfolded neighbourhoods, attention weights in one piece. Written from the formulas, without the authors'
-detours (no repeated concatenation, no Python-level activation), so that it is an honest opponent and not a slow one.
-Parameters have the authors' names: their state dicts load as they are; `weights.reference_of` takes ours.
+Each class follows the published algorithm step by step: tokens and linear layers where the authors have them, one layer
+per branch or head, unfolded neighbourhoods, the whole attention matrix at once. They are written from the formulas and
+omit inefficiencies of the authors' code (repeated concatenation, activations in Python), so that the baseline is fair.
+Parameters have the authors' names: their state dicts load unchanged; `reference_weights.reference_of` converts ours.
 
 Papers and repositories: see `yolo_attn.blocks`.
-Shapes  B batch, C channels, H W height and width, N = H W cells, h heads, d head channels, T cells of a window,
-        n windows, M pooled cells, K branches or kernel side
+Shapes  B batch, C channels, H W height and width, N = H W positions, h heads, d head channels, T positions of a window,
+        n windows, M pooled positions, K branches or kernel side
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SAM(nn.Module):
 
 
 class HiLo(nn.Module):
-    """HiLo attention: windows as a batch of small attentions, and the whole N x M matrix of the pooled half.
+    """HiLo attention: windows as a batch of small attentions, and the whole N x M matrix of the Lo-Fi half.
 
     Args:
         dim: Channels.
@@ -98,7 +98,7 @@ class HiLo(nn.Module):
             self.h_proj = nn.Linear(h_dim, h_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both halves side by side."""
+        """Concatenate both halves."""
         height, width = x.shape[2:]
         x_BHWC = x.permute(0, 2, 3, 1)
         x_BHWC = F.pad(x_BHWC, (0, 0, 0, -width % self.ws, 0, -height % self.ws))
@@ -117,7 +117,7 @@ class HiLo(nn.Module):
         return self.h_proj(y.reshape(b, height, width, -1))
 
     def lo_fi(self, x: Tensor) -> Tensor:
-        """Attention of all cells to the pooled map."""
+        """Attention of all positions to the pooled map."""
         b, height, width, c = x.shape
         q_BhNd = self.l_q(x).reshape(b, height * width, self.l_heads, self.d).transpose(1, 2)
         if self.ws > 1:
@@ -128,14 +128,14 @@ class HiLo(nn.Module):
 
 
 class SK(nn.Module):
-    """Selective kernels with all branches stacked.
+    """Selective kernels with a stack of all branches.
 
     Args:
         channel: Channels.
         kernels: Kernel of each branch.
-        reduction: Divisor of the squeezed channels...
+        reduction: Divisor of the squeezed channels.
         group: Groups of the convolutions.
-        L: ...and their least number.
+        L: Smallest number of squeezed channels.
         bias: Biases in the convolutions, as the authors have them.
 
     Shape:
@@ -172,7 +172,7 @@ class SK(nn.Module):
 
 
 class AttnMap(nn.Module):
-    """CloFormer's map from products to logits.
+    """CloFormer's mapping from products to logits.
 
     Args:
         dim: Channels.
@@ -188,7 +188,7 @@ class AttnMap(nn.Module):
 
 
 class AttnConv(nn.Module):
-    """CloFormer's attention with a projection per branch and the whole matrix of weights in the global one.
+    """CloFormer's attention with a projection per branch and the whole attention matrix in the global branch.
 
     Args:
         dim: Channels.
@@ -225,7 +225,7 @@ class AttnConv(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1, bias=qkv_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """All branches, then the mix."""
+        """Concatenate and project all branches."""
         branches = []
         for qkv, conv, act in zip(self.qkvs, self.convs, self.act_blocks, strict=True):
             q, k, v = conv(qkv(x)).chunk(3, 1)
@@ -245,7 +245,7 @@ class AttnConv(nn.Module):
 
 
 class ACmix(nn.Module):
-    """ACmix with the K x K neighbours of every key, value and position unfolded.
+    """ACmix with unfolded K x K neighbourhoods of keys, values and positions.
 
     Args:
         in_planes: Channels in.
@@ -253,7 +253,7 @@ class ACmix(nn.Module):
         kernel_att: Side of the neighbourhood.
         head: Heads.
         kernel_conv: Kernel of the convolution path.
-        stride: Step of both paths.
+        stride: Stride of both paths.
 
     Shape:
         (B, in_planes, H, W) -> (B, out_planes, H / stride, W / stride), H and W multiples of `stride` and larger than
@@ -274,7 +274,7 @@ class ACmix(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend and convolve."""
+        """Add attention and convolution."""
         b, _, height, width = x.shape
         s = self.stride
         q, k, v = self.conv1(x), self.conv2(x), self.conv3(x)
@@ -295,7 +295,7 @@ class ACmix(nn.Module):
         return self.rate1 * att + self.rate2 * self.dep_conv(f)
 
     def _split(self, x: Tensor) -> Tensor:
-        """Heads into the batch."""
+        """Move the heads into the batch."""
         return x.reshape(x.shape[0] * self.head, self.d, *x.shape[2:])
 
     def _neighbours(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The authors' algorithms with our operators' weights."""
+"""Reference implementations with the weights of our operators."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .reference import SAM, SK, ACmix, AttnConv, HiLo
 
 
 def reference_of(operator: nn.Module) -> nn.Module | None:
-    """The authors' algorithm with the weights of an operator of ours, in the same mode.
+    """The reference implementation with the weights of one of our operators, in the same mode.
 
     Args:
-        operator: One of the five operators.
+        operator: Any module.
 
     Returns:
-        The reference; None for other modules, and for options that the authors' algorithm does not have.
+        The reference; None for modules without one and for options that the authors' algorithm does not have.
     """
     make = MAKERS.get(type(operator).__name__)
     module = make(operator) if make and type(operator).__module__.startswith("yolo_attn.") else None
@@ -28,7 +28,7 @@ def reference_of(operator: nn.Module) -> nn.Module | None:
 
 
 def _load(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Load by name; linear layers take the weights of our 1x1 convolutions."""
+    """Load by name; linear layers receive the weights of our 1x1 convolutions."""
     shapes = {k: v.shape for k, v in module.state_dict().items()}
     module.load_state_dict({k: v.reshape(shapes.get(k, v.shape)) for k, v in state.items()})
     return module
@@ -53,7 +53,7 @@ def _sam(ours: Any) -> nn.Module:
 
 def _hilo(ours: Any) -> nn.Module:
     c1, heads = ours.qkv.in_channels, ours.h_heads + ours.l_heads
-    alpha = (ours.l_heads + 0.5) / heads  # rounded down again, and safe from binary fractions
+    alpha = (ours.l_heads + 0.5) / heads  # the constructor rounds down; 0.5 avoids errors of binary fractions
     module = HiLo(c1, heads, ours.qkv.bias is not None, ours.scale, ours.window_size, alpha)
     state = {k: v for k, v in ours.state_dict().items() if not k.startswith("qkv.")}
     for kind, value in ours.qkv.named_parameters():
@@ -104,7 +104,7 @@ def _acmix(ours: Any) -> nn.Module | None:
     names["conv.dep_conv.weight"] = "dep_conv.weight"
     state: dict[str, Tensor] = {}
     for key, value in ours.state_dict().items():
-        if key.startswith("qkv."):  # channels ordered (d, 3, h); theirs are three layers ordered (h, d)
+        if key.startswith("qkv."):  # our channels are ordered (d, 3, h), those of their three layers (h, d)
             parts = value.reshape(c2 // h, 3, h, -1).permute(1, 2, 0, 3).reshape(3, c2, -1)
             state |= {f"conv{i + 1}.{key[4:]}": part for i, part in enumerate(parts)}
         else:
@@ -112,7 +112,7 @@ def _acmix(ours: Any) -> nn.Module | None:
     return _load(module, state)
 
 
-#: Our operator's class name -> how its reference is made.
+#: Class name of our operator -> function that creates its reference.
 MAKERS: dict[str, Callable[[Any], nn.Module | None]] = {
     "ScaleAwareModulation": _sam,
     "HiLo": _hilo,

@@ -1,15 +1,18 @@
-"""Results as text and as CSV."""
+"""Tables of results: printed, and as CSV."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_text
+
 
 def show(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns: words to the left, numbers to the right, the last column to the left."""
+    """Print aligned columns: text to the left, numbers to the right, the last column to the left."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
@@ -18,11 +21,12 @@ def show(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows; floats with six significant digits, None as nothing."""
-    with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(fields)
-        writer.writerows([_cell(row.get(field)) for field in fields] for row in rows)
+    """Write rows as CSV; floats with six significant digits, None as an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(fields)
+    writer.writerows([_cell(row.get(field)) for field in fields] for row in rows)
+    write_text(path, text.getvalue())
 
 
 def _cell(value: Any) -> str:

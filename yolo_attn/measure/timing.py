@@ -1,4 +1,4 @@
-"""Times of several functions, measured in turn, and what may be said about their ratio."""
+"""Interleaved timing of several functions, and the statistics of their ratios."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class Spread:
 
     @property
     def median(self) -> float:
-        """The value in the middle."""
+        """The median."""
         return statistics.median(self.values)
 
     @property
     def p10(self) -> float:
-        """A tenth of the values are below."""
+        """The 10th percentile."""
         return self._deciles()[0]
 
     @property
     def p90(self) -> float:
-        """A tenth of the values are above."""
+        """The 90th percentile."""
         return self._deciles()[-1]
 
     @property
     def n(self) -> int:
-        """How many values there are."""
+        """Number of values."""
         return len(self.values)
 
     def overlaps(self, other: Spread) -> bool:
-        """Whether the intervals from p10 to p90 have a value in common: then no difference is claimed."""
+        """Whether the intervals from p10 to p90 overlap; then no difference is claimed."""
         return self.p10 <= other.p90 and other.p10 <= self.p90
 
     def ratio_to(self, other: Spread) -> Spread:
@@ -62,17 +62,17 @@ def interleave(
     before: Callable[[], object] = lambda: None,
     wait: Callable[[], object] = lambda: None,
 ) -> dict[str, Spread]:
-    """Time functions in turn, A B A B, so that whatever slows the machine down slows all of them.
+    """Time functions in turn, A B A B, so that disturbances of the machine affect all of them.
 
     Args:
         calls: Name -> function.
         repeats: Rounds; by default as many as fit into `seconds`, 5 to 50.
         seconds: Time to fill.
-        before: Called ahead of every measurement, not timed.
-        wait: Called until the device is done, timed.
+        before: Called before every measurement, not timed.
+        wait: Waits for the device, timed.
 
     Returns:
-        Name -> seconds of each round. The first round warms up and does not count.
+        Name -> seconds of each round. The first round is a warm-up and is not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     with collection_paused():
@@ -88,7 +88,7 @@ def interleave(
                 wait()
                 times[name].append(time.perf_counter() - begin)
             done += 1
-            # The first round also loads and tunes kernels; the second tells how long one takes.
+            # The first round also loads and tunes kernels; the second gives the duration of a round.
             if repeats is None and done == 2:
                 fitting = int(seconds / (time.perf_counter() - start))
                 rounds = 1 + min(max(fitting, LEAST), MOST)
@@ -97,7 +97,7 @@ def interleave(
 
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
-    """Collect garbage now and not in between."""
+    """Collect garbage now and disable collection until the end."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -109,5 +109,5 @@ def collection_paused() -> Iterator[None]:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """The mean that suits ratios."""
+    """Geometric mean."""
     return math.exp(statistics.fmean(map(math.log, values)))

@@ -1,4 +1,4 @@
-"""The picture of `bench blocks`."""
+"""The plot of `bench blocks`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .cases import TRAIN
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Ratios, memory kept and distance from the limit: a mark for every operator and map.
+    """Plot speed ratios, activation memory and the share of the machine's limit, one mark per operator and map.
 
     Args:
-        rows: Rows of `blocks.FIELDS`.
+        rows: Rows of `operators.FIELDS`.
         path: The PNG.
 
     Returns:
@@ -33,7 +33,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     titles = (
         "forward: time of the reference / time of ours",
         f"{TRAIN}: time of the reference / time of ours",
-        "saved for backward, multiples of the input (dash: reference)",
+        "activation memory, multiples of the input (dash: reference)",
         "share of the machine's limit (round: forward, square: forward+backward)",
     )
     for axis, title in zip(axes, titles, strict=True):
