@@ -1,69 +1,109 @@
-"""Exports: equal numbers outside PyTorch, and the published grid."""
+"""Exported files compute what PyTorch computes: the command, and the published grid."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from jobs import short, tiny_dataset, yolo
 
-from yolo_attn.commands import cli, export_grid
+from yolo_attn import commands
+from yolo_attn.measure import exported
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_a_dynamic_onnx_file_gives_pytorchs_numbers_at_two_sizes() -> None:
+@pytest.fixture
+def export_grid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module("export_grid")
+
+
+def test_the_command_exports_a_checkpoint_and_compares_two_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ultralytics import YOLO
+
+    monkeypatch.chdir(tmp_path)
+    YOLO("yolov8n-hilo.yaml").save("best.pt")
+    assert commands.main(["export", "best.pt", "imgsz=64", "dynamic=1", "simplify=0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert Path(lines[-4]).is_file() and Path(lines[-4]).suffix == ".onnx"
+    assert lines[-3].startswith("1x3x64x64: ") and lines[-2].startswith("2x3x96x64: ") and lines[-1] == "equal"
+
+
+def test_the_command_exits_with_1_when_the_file_computes_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = exported.run_exported
+    monkeypatch.setattr(exported, "run_exported", lambda *args: [1.01 * y for y in run(*args)])
+    monkeypatch.chdir(tmp_path)
+    assert commands.main(["export", "model=yolov8n.yaml", "format=torchscript", "imgsz=64"]) == 1
+    assert "largest difference from PyTorch 1.0e-02" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=a.pt", "format=onx"], "Did you mean onnx"),
+        (["model=best.onnx"], "must be a checkpoint (.pt) or a model YAML"),
+        (["model=no-such-model.yaml"], "there is no such file"),
+        (["model=yolov8n.yaml", "imgsz=50"], "imgsz=50 must be a multiple of 32"),
+        ([], "model=… is missing"),
+    ],
+)
+def test_a_wrong_argument_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["export", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_boxes_and_scores_are_compared_separately() -> None:
+    expected = torch.cat([torch.full((1, 4, 3), 640.0), torch.full((1, 2, 3), 0.5)], 1)
+    found = expected.clone()
+    found[:, 5] += 0.05
+    assert exported.difference(found, expected) == pytest.approx(0.1)
+    found[:, 5] = float("nan")
+    assert not exported.difference(found, expected) <= exported.TOLERANCE
+
+
+def test_an_output_of_another_shape_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exported, "run_exported", lambda *args: [torch.zeros(1, 5)])
+    with pytest.raises(ValueError, match=r"has the shape \(1, 5\); those of the model are \(1, 3\)"):
+        exported.compare(torch.nn.Flatten(), "onnx", "file", torch.zeros(1, 3, 1))
+
+
+def test_the_blocks_of_a_dynamic_onnx_file_compute_as_in_pytorch_at_two_sizes(export_grid: ModuleType) -> None:
     (row,) = export_grid.grid("sam", formats=["onnx"], shapes=["dynamic"])
-    assert row["verdict"] == "equal" and 0 <= float(row["difference"]) <= 1e-3
+    assert row["verdict"] == "equal" and 0 <= float(row["difference"]) <= exported.TOLERANCE
     assert row["inputs"] == "1x3x64x64 and 2x3x96x64"
-    assert float(row["blocks_change"]) > 10 * export_grid.TOLERANCE  # without the blocks it would not be equal
+    assert float(row["blocks_change"]) > 10 * exported.TOLERANCE  # without the blocks it would not be equal
 
 
-def test_the_grid_sees_a_wrong_number_and_names_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = export_grid._run
-    monkeypatch.setattr(export_grid, "_run", lambda form, file, x: run(form, file, x) * (1.01 if len(x) > 1 else 1.0))
+def test_the_grid_reports_a_difference_and_an_alternative(
+    export_grid: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = exported.run_exported
+    monkeypatch.setattr(
+        exported, "run_exported", lambda form, file, x: [y * (1.01 if len(x) > 1 else 1.0) for y in run(form, file, x)]
+    )
     static, dynamic = export_grid.grid("sam", formats=["torchscript"])
     assert static["verdict"] == "equal"
     assert dynamic["verdict"] == "the numbers differ from PyTorch's; instead: one static export for each size"
     page = export_grid.markdown([static, dynamic])
-    assert "## What cannot be exported\n\n* sam, torchscript dynamic: the numbers differ" in page
+    assert "## Failures\n\n* sam, torchscript dynamic: the numbers differ" in page
     assert "**no** 1.0e-02" in page
 
 
-def test_boxes_do_not_hide_scores() -> None:
-    wanted = torch.cat([torch.full((1, 4, 3), 640.0), torch.full((1, 2, 3), 0.5)], 1)
-    found = wanted.clone()
-    found[:, 5] += 0.05
-    assert export_grid.difference(found, wanted) == pytest.approx(0.1)
-    found[:, 5] = float("nan")
-    assert not export_grid.difference(found, wanted) <= export_grid.TOLERANCE
-    with pytest.raises(ValueError, match="shape"):
-        export_grid.difference(wanted[..., 1:], wanted)
-
-
-def test_the_published_grid_is_whole_and_its_page_in_step() -> None:
+def test_the_published_grid_covers_every_block_format_and_shape(export_grid: ModuleType) -> None:
     rows = export_grid.read(DOCS / "export.csv")
-    assert (DOCS / "export.md").read_text() == export_grid.markdown(rows)
-    cells = {(r["block"], r["format"], r["shape"]) for r in rows}
-    every = {(b, f, s) for b in export_grid.BLOCKS for f in export_grid.FORMATS for s in export_grid.SHAPES}
-    assert cells == every
+    every = {(b, f, s) for b in export_grid.BLOCKS for f in exported.FORMATS for s in export_grid.SHAPES}
+    assert {(r["block"], r["format"], r["shape"]) for r in rows} == every
     for r in rows:
-        assert r["verdict"] != "equal" or float(r["difference"]) <= export_grid.TOLERANCE
-        assert float(r["blocks_change"]) > 10 * export_grid.TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["formats=onx"], "formats that can be run here"),
-        (["blocks=nothing"], "no shipped model yolov8n-nothing.yaml"),
-        (["imgsz=50"], "multiple of 32"),
-    ],
-)
-def test_wrong_words_are_told(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", *words]) == 2
-    assert says in capsys.readouterr().err
+        assert r["verdict"] != "equal" or float(r["difference"]) <= exported.TOLERANCE
+        assert float(r["blocks_change"]) > 10 * exported.TOLERANCE
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ..registry import suggest
 #: Command -> (module:attribute, what it does). The attribute is a `parser.Command`, or a function from the arguments
 #: that follow the command's name to an exit code.
 COMMANDS = {
-    "list": ("yolo_attn.commands.listing:COMMAND", "blocks, papers, and what each adds to yolov8n"),
+    "list": ("yolo_attn.commands.list:COMMAND", "blocks, papers, and what each adds to yolov8n"),
     "yaml": ("yolo_attn.commands.yaml:COMMAND", "write a model YAML: base=yolov8 block=hilo place=neck"),
     "shapes": ("yolo_attn.commands.shapes:COMMAND", "generate the built-in dataset: task=detect dir=..."),
     "bench blocks": (
@@ -29,7 +29,7 @@ COMMANDS = {
     "bench places": ("yolo_attn.detect.places:main", "one block in every place: where does it do most for its cost?"),
     "bench status": ("yolo_attn.detect.status:main", "progress and failures of a run of `bench detect`"),
     "bench report": ("yolo_attn.detect.status:main_report", "write the report of a results folder again"),
-    "export": ("yolo_attn.commands.export_grid:main", "which block exports to which format with equal numbers"),
+    "export": ("yolo_attn.commands.export:COMMAND", "export a model and compare the file with PyTorch: model=best.pt"),
     "convert": ("yolo_attn.weights.checkpoints:main", "authors' checkpoint -> backbone row: weights=... out=..."),
     "doctor": ("yolo_attn.commands.doctor:COMMAND", "check that plain `yolo` sees the blocks"),
 }

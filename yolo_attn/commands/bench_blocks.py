@@ -43,7 +43,9 @@ COMMAND = Command(
     "bench blocks",
     "Measure operators against the authors' algorithms and against the limit of the machine.",
     run,
-    Argument("block", "operators of `yolo-attn list`, or all", names, default=("sam", "hilo", "sk", "attnconv", "acmix")),
+    Argument(
+        "block", "operators of `yolo-attn list`, or all", names, default=("sam", "hilo", "sk", "attnconv", "acmix")
+    ),
     Argument(
         "shape",
         "feature maps: channels x height x width, such as 64x80x80; n or s for P3, P4, P5 of yolov8n or yolov8s",
