@@ -36,7 +36,7 @@ from yolo_attn.patches import safe_load
 from yolo_attn.blocks.cloformer import network as cloformer_net
 from yolo_attn.blocks.litv2 import network as litv2_net
 from yolo_attn.blocks.smt import network as smt_net
-from yolo_attn.commands import cli
+from yolo_attn import commands as cli
 from yolo_attn.weights import checkpoints as convert
 from yolo_attn.weights import official as authors
 from yolo_attn.weights.checkpoints import CheckpointError
@@ -706,7 +706,7 @@ def test_plain_yolo_trains_from_the_authors_file(tmp_path: Path) -> None:
     write(tmp_path / "smt_mini.pth", swin_style(golden("smt_model")[0]))
     words = ("train", "model=yolov8n-mini-smt.yaml", f"data={tiny_dataset(tmp_path)}", "pretrained=smt_mini.pth")
     told = yolo(*words, *short(tmp_path), "lr0=0", "warmup_bias_lr=0", "optimizer=SGD", cwd=tmp_path)
-    assert "165/165 items of smt_mini.pth found their layer" in told
+    assert "165/165 items of smt_mini.pth transferred" in told
     trained = tasks.load_checkpoint(tmp_path / "t" / "weights" / "last.pt")[0].model[0].state_dict()
     row = convert.read(tmp_path / "smt_mini.pth").found.row.state_dict()
     same = [torch.equal(trained[k], v.half().float()) for k, v in row.items() if k.endswith("proj.weight")]

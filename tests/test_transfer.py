@@ -24,9 +24,9 @@ from yolo_attn.patches import load_weights
 import yolo_attn
 from yolo_attn import patches, registry
 from yolo_attn import yamls as models
-from yolo_attn.weights.align import align
+from yolo_attn.weights.alignment import align
 from yolo_attn.weights.model_rows import head_strides, rows, strides_hold
-from yolo_attn.weights.pretrained import Report, TransferError, transfer
+from yolo_attn.weights.pretrained import TransferError, TransferReport as Report, transfer
 from yolo_attn.yamls import shipped as assets
 
 MODELS = {
@@ -713,7 +713,7 @@ def test_one_line_tells_what_was_transferred(stock, monkeypatch):
     monkeypatch.setattr(ultralytics.utils.LOGGER, "info", told.append)
     build("yolov8n.yaml", (4, [1, "SAM", []])).load(stock["detect"])
     assert [m for m in told if "yolo_attn" in m] == [
-        "yolo_attn: 355/355 items of yolov8n.yaml found their layer; new: 28 items in rows 5 SAM"
+        "yolo_attn: 355/355 items of yolov8n.yaml transferred; new: 28 items in rows 5 SAM"
     ]
     told.clear()
     build("yolov8n.yaml", (4, [1, "SAM", []])).load(stock["detect"], verbose=False)
@@ -835,7 +835,7 @@ def test_the_report_reads_well(stock):
     model = build("yolov8n.yaml", (4, [1, "SAM", []]), replace={9: ["ScaleAwareModulation", []]})
     report = transfer(model, stock["detect"], verbose=False)
     lines = str(report).splitlines()
-    assert lines[0] == f"343/355 items of yolov8n.yaml carried into yolov8n.yaml, {report.new} items new"
+    assert lines[0] == f"343/355 items of yolov8n.yaml transferred to yolov8n.yaml, {report.new} items new"
     assert [line.split() for line in lines[2:4]] == [["0", "Conv", "0", "Conv", "6"], ["1", "Conv", "1", "Conv", "6"]]
     assert any(line.split()[:3] == ["5", "SAM", "-"] and line.endswith("new block") for line in lines)
     assert lines[-1] == "  row 9 SPPF: 12 items, the model has no such row at this place"

@@ -30,7 +30,7 @@ COMMANDS = {
     "bench status": ("yolo_attn.detect.status:main", "progress and failures of a run of `bench detect`"),
     "bench report": ("yolo_attn.detect.status:main_report", "write the report of a results folder again"),
     "export": ("yolo_attn.commands.export:COMMAND", "export a model and compare the file with PyTorch: model=best.pt"),
-    "convert": ("yolo_attn.weights.checkpoints:main", "authors' checkpoint -> backbone row: weights=... out=..."),
+    "convert": ("yolo_attn.commands.convert:COMMAND", "authors' checkpoint -> backbone row: weights=... out=..."),
     "doctor": ("yolo_attn.commands.doctor:COMMAND", "check that plain `yolo` sees the blocks"),
 }
 HELP = ("help", "-h", "--help")

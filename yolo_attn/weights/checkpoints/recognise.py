@@ -11,21 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...blocks.backbones import ACmixResNetMaps, BackboneRow, CloFormerMaps, LITv2Maps, SMTMaps
-from .. import official
-from ..official import OfficialWeightsError
-from ..official import acmix as acmix_names
-from ..official import cloformer as cloformer_names
-from ..official import litv2 as litv2_names
-from ..official import smt as smt_names
+from ..official import acmix, cloformer, litv2, smt
+from ..official.adapter import KeyMap
 from . import sizes
-from .inert import CheckpointError
+from .errors import CheckpointError, MisfitError
 
 State = dict[str, Tensor]
-MOST_COMPLAINTS = 20
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,10 @@ class Family:
         name: Its name.
         row: The backbone row.
         model: The shipped model YAML with that row.
-        sign: Pattern of a tensor's name that no other network has.
+        sign: Regular expression of a tensor's name that no other network has.
         stem: Name of the first convolution's weight.
         configure: Shapes -> sizes and options to try.
-        adapt: The authors' state under our names, for a network of ours.
+        keys: Which of the authors' tensors make up ours.
     """
 
     name: str
@@ -48,7 +43,7 @@ class Family:
     sign: str
     stem: str
     configure: Callable[[sizes.Shapes], sizes.Candidates]
-    adapt: Callable[[nn.Module, State], Mapping[str, Tensor]]
+    keys: KeyMap
 
 
 @dataclass
@@ -92,23 +87,16 @@ def recognise(state: State) -> Recognised:
     family = next((f for f in FAMILIES if any(re.search(f.sign, k) for k in state)), None)
     if family is None:
         raise CheckpointError(_stranger(state))
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     dropped = [k for k in state if re.match(r"(head|fc)\.", k)]
     kept = {k: v for k, v in state.items() if k not in dropped}
     kept, fresh = _one_norm_for_each_map(kept) if family.name == "LITv2" else (kept, [])
-    complaints: list[str] | None = None
-    tried: list[str] = []
+    misfit: MisfitError | None = None
     for size, options in _configurations(family, kept):
-        tried.append(f"{family.name}-{size.upper()}" if not options else f"{family.name} of a size of its own")
-        fitted = _fit(family, size, options, kept)
-        if isinstance(fitted, BackboneRow):
-            return Recognised(family, size, options, fitted, dropped, fresh)
-        if complaints is None:
-            complaints = fitted
-    shown = "; ".join(complaints[:MOST_COMPLAINTS]) if complaints else "too little of it is there to tell its size"
-    more = f"; and {len(complaints) - MOST_COMPLAINTS} more" if complaints and len(complaints) > MOST_COMPLAINTS else ""
-    what = tried[0] if tried else family.name
-    raise CheckpointError(f"this looks like {what}, but its tensors do not fit: {shown}{more}.")
+        try:
+            return Recognised(family, size, options, _fitted(family, size, options, kept), dropped, fresh)
+        except MisfitError as e:
+            misfit = misfit or e  # the paper's own size comes first
+    raise misfit or MisfitError(family.name, (), "too little of it is there to tell its size")
 
 
 def _configurations(family: Family, state: State) -> sizes.Candidates:
@@ -119,22 +107,24 @@ def _configurations(family: Family, state: State) -> sizes.Candidates:
         return
 
 
-def _fit(family: Family, size: str, options: dict[str, Any], state: State) -> BackboneRow | list[str]:
-    """The row filled with the state, or what does not fit."""
+def _fitted(family: Family, size: str, options: dict[str, Any], state: State) -> BackboneRow:
+    """The row filled with the state.
+
+    Raises:
+        MisfitError: Tensors do not fit, or the options are impossible.
+    """
+    network = f"{family.name}-{size.upper()}" if not options else f"{family.name} of a size of its own"
     channels = state[family.stem].shape[1] if family.stem in state and state[family.stem].dim() == 4 else 3
     try:
-        # Without memory first: how large it is, the file says.
+        # Without memory first: the file determines how large it is.
         with torch.device("meta"), _Unfilled():
             row = family.row(channels, size, options or None)
-        ours = family.adapt(row.network, state)
-    except OfficialWeightsError as e:
-        return str(e).partition("does not fit ")[2].partition(": ")[2].split("; ")
+        ours, problems = family.keys.translate(row.network, state)
     except (ValueError, TypeError, RuntimeError, IndexError) as e:
-        return [str(e).split("\n")[0]]
-    unfit = official.problems(row.network, ours)
-    if unfit:
-        return unfit
-    row.network.load_state_dict(dict(ours), assign=True)
+        raise MisfitError(network, (), str(e).split("\n")[0]) from e
+    if problems:
+        raise MisfitError(network, problems)
+    row.network.load_state_dict(ours, assign=True)
     assert not any(t.is_meta for t in row.state_dict().values())
     return row
 
@@ -171,7 +161,7 @@ FAMILIES = (
         sign=r"^patch_embed1\.conv\.0\.|^block\d+\.\d+\.attn\.(local_conv_1|proj0)\.",
         stem="patch_embed1.conv.0.weight",
         configure=sizes.smt,
-        adapt=lambda network, state: smt_names.convert(state),
+        keys=smt.NETWORK,
     ),
     Family(
         name="CloFormer",
@@ -180,7 +170,7 @@ FAMILIES = (
         sign=r"^layers\.\d+\.blocks\.\d+\.attn\.(qkvs|act_blocks|global_kv)\.",
         stem="patch_embed.conv1.conv.0.weight",
         configure=sizes.cloformer,
-        adapt=lambda network, state: cloformer_names.adapt(network, state)[1],
+        keys=cloformer.NETWORK,
     ),
     Family(
         name="LITv2",
@@ -189,7 +179,7 @@ FAMILIES = (
         sign=r"^layers\.\d+\.blocks\.\d+\.(mlp\.dwconv\.dwconv|attn\.l_kv)\.",
         stem="patch_embed.proj.weight",
         configure=sizes.litv2,
-        adapt=lambda network, state: litv2_names.adapt("litv2", network, state)[1],
+        keys=litv2.NETWORK,
     ),
     Family(
         name="ACmix-ResNet",
@@ -198,7 +188,7 @@ FAMILIES = (
         sign=r"^layer\d+\.\d+\.conv2\.(rate1|dep_conv)",
         stem="conv1.weight",
         configure=sizes.acmix_resnet,
-        adapt=acmix_names.resnet,
+        keys=acmix.RESNET,
     ),
 )
 

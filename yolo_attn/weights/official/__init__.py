@@ -1,48 +1,57 @@
 """The authors' weights in our modules.
 
 `load(block, kwargs, state)` takes a block's reference name, the constructor arguments of the authors' class and their
-state dict, and returns our module with those weights, in eval mode, BCHW in and BCHW out. One module per paper family
-beside this file says how names and arguments correspond.
+state dict, and returns our module with those weights, in eval mode, BCHW in and BCHW out. One module per paper beside
+this file holds its adapters as data; `adapter` is the engine.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...registry import suggest
+from . import (
+    acmix,
+    aff,
+    cascaded_group,
+    cbam,
+    cloformer,
+    dilated,
+    focused_linear,
+    irmb,
+    litv2,
+    mlca,
+    senetv2,
+    sknet,
+    smt,
+)
+from .adapter import Adapter, OfficialWeightsError, Problem
 
-Adapter = Callable[[dict[str, Any], Mapping[str, Tensor]], tuple[nn.Module, Mapping[str, Tensor]]]
-_adapters: dict[str, Adapter] = {}
+__all__ = ["OfficialWeightsError", "Problem", "blocks", "load"]
 
-
-class OfficialWeightsError(UsageError):
-    """The authors' weights do not fit; the message lists what is unknown, missing or of another shape."""
-
-
-def adapts(*blocks: str) -> Callable[[Adapter], Adapter]:
-    """Declare a function that turns (authors' kwargs, authors' state) into (our module, our state)."""
-
-    def decorate(function: Adapter) -> Adapter:
-        for block in blocks:
-            if block in _adapters:
-                raise AssertionError(f"two adapters for {block}")
-            _adapters[block] = function
-        return function
-
-    return decorate
+ADAPTERS: dict[str, Adapter] = {
+    **acmix.ADAPTERS,
+    **aff.ADAPTERS,
+    **cascaded_group.ADAPTERS,
+    **cbam.ADAPTERS,
+    **cloformer.ADAPTERS,
+    **dilated.ADAPTERS,
+    **focused_linear.ADAPTERS,
+    **irmb.ADAPTERS,
+    **litv2.ADAPTERS,
+    **mlca.ADAPTERS,
+    **senetv2.ADAPTERS,
+    **sknet.ADAPTERS,
+    **smt.ADAPTERS,
+}
 
 
 def blocks() -> list[str]:
-    """The names `load` understands."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_adapters)
+    """The names that `load` knows."""
+    return sorted(ADAPTERS)
 
 
 def load(block: str, kwargs: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
@@ -57,54 +66,26 @@ def load(block: str, kwargs: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
         The module in eval mode; BCHW -> BCHW (two inputs for two-input blocks, a list of maps for backbones).
 
     Raises:
-        OfficialWeightsError: Unknown block or argument; unknown, missing or misshapen keys, all listed.
+        OfficialWeightsError: Unknown block or argument; missing, unknown and misshapen tensors and those of another
+            type, all listed under the authors' names. `problems` holds them as data.
     """
-    from ...registry import suggest
-
-    known = blocks()
-    if block not in known:
+    adapter = ADAPTERS.get(block)
+    if adapter is None:
+        known = blocks()
         raise OfficialWeightsError(
-            f"no authors' block is named {block!r}.{suggest(block, known)} Known: {', '.join(known)}."
+            f"no authors' block is named {block!r}.{suggest(block, known)} Known: {', '.join(known)}.", block
         )
     try:
-        module, ours = _adapters[block](dict(kwargs), state)
+        module = adapter.module(kwargs, state)
     except TypeError as e:
         raise OfficialWeightsError(
-            f"{block}: arguments {dict(kwargs)} do not fit the authors' constructor ({e})."
+            f"{block}: arguments {dict(kwargs)} do not fit the authors' constructor ({e}).", block
         ) from e
-    unfit = problems(module, ours)
-    if unfit:
-        raise OfficialWeightsError(f"{block}: the state dict does not fit {type(module).__name__}: " + "; ".join(unfit))
-    module.load_state_dict(dict(ours))
+    ours, problems = adapter.keys.translate(module, state)
+    if problems:
+        listed = "; ".join(map(str, problems))
+        raise OfficialWeightsError(
+            f"{block}: the state dict does not fit {type(module).__name__}: {listed}", block, problems
+        )
+    module.load_state_dict(ours)
     return module.eval()
-
-
-def problems(module: nn.Module, ours: Mapping[str, Tensor]) -> list[str]:
-    """What is missing, unknown or misshapen in a state dict that is to fill a module.
-
-    Args:
-        module: The module.
-        ours: The authors' state under our names, as far as these are known.
-
-    Returns:
-        One entry a tensor; names are ours where they differ from the authors', the shapes tell which layer is meant.
-    """
-    expected = module.state_dict()
-    found = [f"missing {k} {tuple(expected[k].shape)}" for k in expected if k not in ours]
-    found += [f"unknown {k} {tuple(ours[k].shape)}" for k in ours if k not in expected]
-    found += [
-        f"shape of {k}: {tuple(ours[k].shape)} given, {tuple(expected[k].shape)} needed"
-        for k in expected
-        if k in ours and expected[k].shape != ours[k].shape
-    ]
-    return found
-
-
-def rename(state: Mapping[str, Tensor], *pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> dict[str, Tensor]:
-    """A copy of `state` in which each key has every (regular expression, replacement) applied, in order."""
-    out = {}
-    for key, value in state.items():
-        for pattern, replacement in pairs:
-            key = re.sub(pattern, replacement, key)
-        out[key] = value
-    return out

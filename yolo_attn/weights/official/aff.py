@@ -1,77 +1,40 @@
-"""AFF, iAFF, MS-CAM: the weights of YimianDai/open-aff."""
+"""AFF, iAFF, MS-CAM (YimianDai/open-aff)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-
 from ...blocks.aff import AttentionalFusion, MultiScaleChannelAttention
-from . import adapts
-from ._join import refuse
+from .adapter import Adapter, KeyMap, Shape
 
-#: Place in the local sequences -> our name.
-LAYERS = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2"}
-
-
-def _names(state: Mapping[str, Tensor], look: str = "") -> dict[str, Tensor]:
-    """The authors' sequences under our names; `look` holds the first attention, `look` with a 2 the second."""
-
-    def ours(match: re.Match[str]) -> str:
-        kind, second, i = match.groups()
-        layer = LAYERS.get(int(i) - (kind == "global"))  # the global ones begin with the pooling
-        return f"{look}{second}.{kind}_att.{layer}.".lstrip(".") if layer else match.group()
-
-    return {re.sub(r"^(local|global)_att(2?)\.(\d)\.", ours, k): v for k, v in state.items()}
+#: Our layer -> its place in the authors' local sequence; the global ones begin with the pooling.
+PLACES = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4}
 
 
-@adapts("ms_cam")
-def ms_cam(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """MS_CAM of open-aff."""
-
-    def build(channels: int = 64, r: int = 4) -> nn.Module:
-        return MultiScaleChannelAttention(channels, r, bias=True)
-
-    return build(**kwargs), _names(state, "")
+def _sequence(match: re.Match[str]) -> str:
+    second, kind, layer = match.groups()
+    return f"{kind}_att{second or ''}.{PLACES[layer] + (kind == 'global')}."
 
 
-@adapts("aff")
-def aff(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """AFF of open-aff."""
-
-    def build(channels: int = 64, r: int = 4) -> nn.Module:
-        return AttentionalFusion(channels, r, bias=True)
-
-    return build(**kwargs), _names(state, "attention")
+def _idle(module: Any) -> dict[str, Shape]:
+    """The second global context of the authors' PyTorch iAFF, which their forward pass does not use."""
+    keys = {k: tuple(v.shape) for k, v in module.state_dict().items() if k.startswith("attention.global_att.")}
+    return {NAMES.theirs(k.replace("attention.", "attention2.", 1)): shape for k, shape in keys.items()}
 
 
-@adapts("iaff")
-def iaff(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """The PyTorch iAFF of open-aff, whose second look has the first one's global context; `global_att2` lies idle."""
-
-    def build(channels: int = 64, r: int = 4) -> nn.Module:
-        return AttentionalFusion(channels, r, iterative=True, shared_global=True, bias=True)
-
-    module, ours = build(**kwargs), _names(state, "attention")
-    wrong = []
-    for used, value in module.state_dict().items():
-        if used.startswith("attention.global_att."):
-            idle = used.replace("attention.", "attention2.")
-            if idle in ours and ours[idle].shape == value.shape:
-                del ours[idle]
-            else:
-                wrong.append(f"{idle} of shape {tuple(value.shape)} is missing or misshapen")
-    refuse(module, wrong)
-    return module, ours
-
-
-@adapts("iaff_mxnet")
-def iaff_mxnet(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """The paper's iAFF, as in the authors' MXNet code, under the names of their PyTorch code."""
-
-    def build(channels: int = 64, r: int = 4) -> nn.Module:
-        return AttentionalFusion(channels, r, iterative=True, bias=True)
-
-    return build(**kwargs), _names(state, "attention")
+RULES = ((r"^(?:attention(2?)\.)?(local|global)_att\.(conv1|bn1|conv2|bn2)\.", _sequence),)
+NAMES = KeyMap(names=RULES)
+ARGS = "channels=64, r=4"
+ADAPTERS = {
+    "ms_cam": Adapter(ARGS, lambda a: MultiScaleChannelAttention(a.channels, a.r, bias=True), NAMES),
+    "aff": Adapter(ARGS, lambda a: AttentionalFusion(a.channels, a.r, bias=True), NAMES),
+    # The authors' PyTorch code; its second step has the first one's global context.
+    "iaff": Adapter(
+        ARGS,
+        lambda a: AttentionalFusion(a.channels, a.r, iterative=True, shared_global=True, bias=True),
+        KeyMap(names=RULES, unused=_idle),
+    ),
+    # The paper's, as in the authors' MXNet code, under the names of their PyTorch code.
+    "iaff_mxnet": Adapter(ARGS, lambda a: AttentionalFusion(a.channels, a.r, iterative=True, bias=True), NAMES),
+}

@@ -1,122 +1,60 @@
-"""Cascaded group attention (microsoft/Cream, EfficientViT): the authors' names and arguments in ours."""
+"""Cascaded group attention (microsoft/Cream, EfficientViT)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...blocks.cascaded_group import CascadedGroupAttention, EfficientViTBlock
-from . import OfficialWeightsError, adapts, rename
-from ._join import refuse
-
-State = Mapping[str, Tensor]
-KERNELS = (5, 5, 5, 5)
+from .adapter import Adapter, KeyMap, OfficialWeightsError, Rules
 
 
-@adapts("cga")
-def attention(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`CascadedGroupAttention`: one window is the whole map."""
-
-    def build(
-        dim: int,
-        key_dim: int,
-        num_heads: int = 8,
-        attn_ratio: float = 4,
-        resolution: int = 14,
-        kernels: Sequence[int] = KERNELS,
-    ) -> nn.Module:
-        return _attention(dim, key_dim, num_heads, attn_ratio, resolution, kernels)
-
-    return _adapt(build(**kwargs), state)
-
-
-@adapts("cga_local_window")
-def local_window(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`LocalWindowAttention` for classification: windows no larger than the map it was built for."""
-
-    def build(
-        dim: int,
-        key_dim: int,
-        num_heads: int = 8,
-        attn_ratio: float = 4,
-        resolution: int = 14,
-        window_resolution: int = 7,
-        kernels: Sequence[int] = KERNELS,
-    ) -> nn.Module:
-        return _attention(dim, key_dim, num_heads, attn_ratio, min(window_resolution, resolution), kernels)
-
-    return _adapt(build(**kwargs), rename(state, (r"^attn\.", "")))
-
-
-@adapts("cga_local_window_det")
-def local_window_det(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`LocalWindowAttention` for detection: `resolution` does nothing, maps may have any size."""
-
-    def build(
-        dim: int,
-        key_dim: int,
-        num_heads: int = 8,
-        attn_ratio: float = 4,
-        resolution: int = 14,
-        window_resolution: int = 7,
-        kernels: Sequence[int] = KERNELS,
-    ) -> nn.Module:
-        return _attention(dim, key_dim, num_heads, attn_ratio, window_resolution, kernels)
-
-    return _adapt(build(**kwargs), rename(state, (r"^attn\.", "")))
-
-
-@adapts("cga_block")
-def block(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`EfficientViTBlock`; the only mixer that the authors have is "s"."""
-
-    def build(
-        type: str,
-        ed: int,
-        kd: int,
-        nh: int = 8,
-        ar: float = 4,
-        resolution: int = 14,
-        window_resolution: int = 7,
-        kernels: Sequence[int] = KERNELS,
-    ) -> nn.Module:
-        if type != "s":
-            raise OfficialWeightsError(f"cga_block: {type=} has no mixer; the authors know 's' only")
-        if int(ar * kd) != ed // nh:
-            raise OfficialWeightsError(f"cga_block: {ar=} times {kd=} must be {ed=} / {nh=}")
-        return EfficientViTBlock(ed, nh, kd, min(window_resolution, resolution), kernels[:nh], "zero")
-
-    return _adapt(build(**kwargs), rename(state, (r"^mixer\.m\.", ""), (r"^(dw\d|ffn\d)\.m\.", r"\1.")))
-
-
-def _attention(
-    dim: int, key_dim: int, num_heads: int, attn_ratio: float, window: int, kernels: Sequence[int]
-) -> CascadedGroupAttention:
-    value_dim = int(attn_ratio * key_dim)
-    return CascadedGroupAttention(dim, num_heads, key_dim, window, kernels[:num_heads], value_dim, "zero")
-
-
-def _adapt(module: nn.Module, state: State) -> tuple[nn.Module, State]:
-    ours = rename(
-        state,
-        (r"(^|\.)qkvs\.(\d+)\.", r"\1heads.\2.qkv."),
-        (r"(^|\.)dws\.(\d+)\.", r"\1heads.\2.dw."),
-        (r"(^|\.)proj\.1\.", r"\1proj."),
-        (r"\.c\.weight$", ".conv.weight"),
-        (r"^c\.weight$", "conv.weight"),
+def _keys(*names: tuple[str, str]) -> KeyMap:
+    """The key map of a module whose attention lies where `names` says."""
+    rules: Rules = (
+        (r"(^|\.)heads\.(\d+)\.qkv\.", r"\1qkvs.\2."),
+        (r"(^|\.)heads\.(\d+)\.dw\.", r"\1dws.\2."),
+        (r"(^|\.)proj\.", r"\1proj.1."),
+        (r"\.conv\.weight$", ".c.weight"),
+        *names,
     )
-    wrong = []
-    for path, attn in module.named_modules():
-        if isinstance(attn, CascadedGroupAttention):
-            # The index is no weight: ours is computed. A state with another index would mean other biases, though.
-            key = f"{path}.attention_bias_idxs" if path else "attention_bias_idxs"
-            index, distance = ours.pop(key, None), attn.distance
-            if index is None:
-                wrong.append(f"missing {key} {tuple(distance.shape)}")
-            elif not torch.equal(index.to(distance), distance):
-                wrong.append(f"{key} {tuple(index.shape)} is not the authors' for windows of {attn.window_size} cells")
-    refuse(module, wrong)
-    return module, ours
+
+    def indices(module: nn.Module) -> dict[str, Tensor]:
+        """Which bias belongs to which two positions: ours is computed; with another index the biases mean others."""
+        found = ((path, m) for path, m in module.named_modules() if isinstance(m, CascadedGroupAttention))
+        return {keys.theirs(f"{path}.attention_bias_idxs".lstrip(".")): m.distance for path, m in found}
+
+    keys = KeyMap(rules, unused=indices)
+    return keys
+
+
+def _attention(a: Any, window: int) -> nn.Module:
+    kernels, value_dim = a.kernels[: a.num_heads], int(a.attn_ratio * a.key_dim)
+    return CascadedGroupAttention(a.dim, a.num_heads, a.key_dim, window, kernels, value_dim, "zero")
+
+
+def _block(a: Any) -> nn.Module:
+    if a.type != "s":
+        raise OfficialWeightsError(f"cga_block: type={a.type!r} has no mixer; the authors know 's' only")
+    if int(a.ar * a.kd) != a.ed // a.nh:
+        raise OfficialWeightsError(f"cga_block: ar={a.ar} times kd={a.kd} must be ed={a.ed} / nh={a.nh}")
+    return EfficientViTBlock(a.ed, a.nh, a.kd, min(a.window_resolution, a.resolution), a.kernels[: a.nh], "zero")
+
+
+_ARGS = "dim, key_dim, num_heads=8, attn_ratio=4, resolution=14"
+_LOCAL_ARGS = f"{_ARGS}, window_resolution=7, kernels=(5, 5, 5, 5)"
+_LOCAL = _keys((r"^", "attn."))
+ADAPTERS = {
+    # One window is the whole map.
+    "cga": Adapter(f"{_ARGS}, kernels=(5, 5, 5, 5)", lambda a: _attention(a, a.resolution), _keys()),
+    # For classification: windows no larger than the map that the module was built for.
+    "cga_local_window": Adapter(_LOCAL_ARGS, lambda a: _attention(a, min(a.window_resolution, a.resolution)), _LOCAL),
+    # For detection: `resolution` has no effect, maps may have any size.
+    "cga_local_window_det": Adapter(_LOCAL_ARGS, lambda a: _attention(a, a.window_resolution), _LOCAL),
+    "cga_block": Adapter(
+        "type, ed, kd, nh=8, ar=4, resolution=14, window_resolution=7, kernels=(5, 5, 5, 5)",
+        _block,
+        _keys((r"^attn\.", "mixer.m.attn."), (r"^(dw\d|ffn\d)\.", r"\1.m.")),
+    ),
+}

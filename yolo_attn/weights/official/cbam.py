@@ -1,36 +1,33 @@
-"""CBAM: the weights of Jongchan/attention-module."""
+"""CBAM (Jongchan/attention-module)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...blocks.cbam import ChannelGate, ConvBlockAttention
-from . import adapts, rename
+from .adapter import Adapter, KeyMap
 
 
-@adapts("cbam")
-def cbam(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """CBAM of attention-module."""
+def _cbam(a: Any) -> nn.Module:
+    reduction = min(a.reduction_ratio, a.gate_channels)
+    module = ConvBlockAttention(a.gate_channels, reduction, a.pool_types, not a.no_spatial)
+    if a.gate_channels < a.reduction_ratio:  # a hidden layer without channels, whose output is the last layer's bias
+        module.channel_gate = ChannelGate(a.gate_channels, 0, a.pool_types)
+    return module
 
-    def build(
-        gate_channels: int,
-        reduction_ratio: int = 16,
-        pool_types: Sequence[str] = ("avg", "max"),
-        no_spatial: bool = False,
-    ) -> nn.Module:
-        module = ConvBlockAttention(gate_channels, min(reduction_ratio, gate_channels), pool_types, not no_spatial)
-        # The authors accept a hidden layer without channels, whose output is then the last layer's bias.
-        if gate_channels < reduction_ratio:
-            module.channel_gate = ChannelGate(gate_channels, 0, pool_types)
-        return module
 
-    ours = rename(
-        state,
-        (r"^ChannelGate\.mlp\.1\.", "channel_gate.fc1."),
-        (r"^ChannelGate\.mlp\.3\.", "channel_gate.fc2."),
-        (r"^SpatialGate\.spatial\.", "spatial_gate."),
+ADAPTERS = {
+    "cbam": Adapter(
+        "gate_channels, reduction_ratio=16, pool_types=('avg', 'max'), no_spatial=False",
+        _cbam,
+        KeyMap(
+            (
+                (r"^channel_gate\.fc1\.", "ChannelGate.mlp.1."),
+                (r"^channel_gate\.fc2\.", "ChannelGate.mlp.3."),
+                (r"^spatial_gate\.", "SpatialGate.spatial."),
+            )
+        ),
     )
-    return build(**kwargs), ours
+}

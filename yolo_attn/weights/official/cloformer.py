@@ -1,240 +1,145 @@
-"""CloFormer (qhfan/CloFormer): the authors' names and arguments in ours."""
+"""CloFormer (qhfan/CloFormer); gradient checkpointing changes no number and is not taken over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...blocks.cloformer.blocks import CloBlock, CloDownBlock, CloLayer, CloStem, ConvFFN
 from ...blocks.cloformer.network import CloFormer
 from ...blocks.cloformer.operator import AttnConv, AttnMap
-from . import OfficialWeightsError, adapts, rename
-from ._join import join, refuse
-
-State = Mapping[str, Tensor]
-Adapted = tuple[nn.Module, State]
+from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, Rules, with_activation
 
 
-@adapts("clo_attention", "clo_attention_midzero")
-def attention(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`EfficientAttention`."""
-
-    def build(
-        dim: int,
-        num_heads: int,
-        group_split: Sequence[int],
-        kernel_sizes: Sequence[int],
-        window_size: int = 7,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        qkv_bias: bool = True,
-    ) -> nn.Module:
-        return AttnConv(
-            dim, num_heads, group_split, kernel_sizes, window_size, qkv_bias, attn_drop, proj_drop, pooling="floor"
-        )
-
-    return adapt(build(**kwargs), state)
+def _projections(module: Any, _: Any) -> list[Part]:
+    """The authors project each branch apart; ours projects all of them at once."""
+    names = [f"qkvs.{i}" for i in range(len(module.local))] + ["global_q"] * bool(module.global_heads)
+    return [Part(name, rows) for name, rows in zip(names, module.splits, strict=True)]
 
 
-@adapts("clo_attnmap")
-def attnmap(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`AttnMap`."""
-
-    def build(dim: int) -> nn.Module:
-        return AttnMap(dim)
-
-    return adapt(build(**kwargs), state)
-
-
-@adapts("clo_convffn")
-def convffn(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`ConvFFN`."""
-
-    def build(
-        in_channels: int,
-        hidden_channels: int,
-        kernel_size: int,
-        stride: int,
-        out_channels: int,
-        act_layer: Any = nn.GELU,
-        drop_out: float = 0.0,
-    ) -> nn.Module:
-        module = ConvFFN(in_channels, hidden_channels, out_channels, kernel_size, stride, drop_out)
-        module.act = (getattr(nn, act_layer) if isinstance(act_layer, str) else act_layer)()
-        return module
-
-    return adapt(build(**kwargs), state)
+ATTN_MAP: Rules = ((r"(^|\.)fc1\.", r"\1act_block.0."), (r"(^|\.)fc2\.", r"\1act_block.2."))
+STEM: Rules = (
+    (r"^(conv[1-4])\.conv\.", r"\1.conv.0."),
+    (r"^(conv[1-4])\.bn\.", r"\1.conv.1."),
+    (r"^proj\.", "conv5."),
+    (r"^norm\.", "layernorm."),
+)
+NETWORK = KeyMap(
+    names=(
+        *((rf"^stem\.{pattern[1:]}", f"patch_embed.{replacement}") for pattern, replacement in STEM),
+        (r"\bdownsample\.conv\.", "downsample.0."),
+        (r"\bdownsample\.bn\.", "downsample.1."),
+        (r"\bdownsample\.proj\.", "downsample.2."),
+        (r"\blocal\.(\d+)\.conv\.", r"convs.\1."),
+        (r"\blocal\.(\d+)\.attn_map\.fc1\.", r"act_blocks.\1.act_block.0."),
+        (r"\blocal\.(\d+)\.attn_map\.fc2\.", r"act_blocks.\1.act_block.2."),
+        (r"(^|\.)kv\.", r"\1global_kv."),
+    ),
+    joins=(Join(AttnConv, "qkv", _projections),),
+)
 
 
-@adapts("clo_block")
-def block(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`EfficientBlock`."""
-
-    def build(
-        dim: int,
-        out_dim: int,
-        num_heads: int,
-        group_split: Sequence[int],
-        kernel_sizes: Sequence[int],
-        window_size: int,
-        mlp_kernel_size: int,
-        mlp_ratio: float,
-        stride: int,
-        attn_drop: float = 0.0,
-        mlp_drop: float = 0.0,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-    ) -> nn.Module:
-        if stride not in (1, 2) or (stride == 1 and out_dim != dim):
-            raise OfficialWeightsError(
-                f"{stride=}, {dim=}, {out_dim=}: the shortcut keeps `dim` at stride 1 or strides by 2"
+def _block(a: Any) -> nn.Module:
+    if a.stride not in (1, 2) or (a.stride == 1 and a.out_dim != a.dim):
+        raise OfficialWeightsError(
+            f"{a.stride=}, {a.dim=}, {a.out_dim=}: the shortcut keeps `dim` at stride 1 or strides by 2".replace(
+                "a.", ""
             )
-        options: dict[str, Any] = {
-            "heads": num_heads,
-            "group_split": group_split,
-            "kernel_sizes": kernel_sizes,
-            "window_size": window_size,
-            "mlp_kernel_size": mlp_kernel_size,
-            "mlp_ratio": mlp_ratio,
-            "qkv_bias": qkv_bias,
-            "attn_drop": attn_drop,
-            "mlp_drop": mlp_drop,
-            "drop_path": drop_path,
-            "pooling": "floor",
-        }
-        return CloBlock(dim, **options) if stride == 1 else CloDownBlock(dim, out_dim, **options)
-
-    return adapt(build(**kwargs), state)
-
-
-@adapts("clo_layer")
-def layer(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`CloLayer`; gradient checkpointing changes no number and is not carried over."""
-
-    def build(
-        depth: int,
-        dim: int,
-        out_dim: int,
-        num_heads: int,
-        group_split: Sequence[int],
-        kernel_sizes: Sequence[int],
-        window_size: int,
-        mlp_kernel_size: int,
-        mlp_ratio: float,
-        attn_drop: float = 0.0,
-        mlp_drop: float = 0.0,
-        qkv_bias: bool = True,
-        drop_paths: Sequence[float] = (0.0, 0.0),
-        downsample: bool = True,
-        use_checkpoint: bool = False,
-    ) -> nn.Module:
-        # The authors give the list's last rate to the last block, whatever the list's length.
-        rates = [*(list(drop_paths[: depth - 1]) + [0.0] * depth)[: depth - 1], drop_paths[-1]]
-        return CloLayer(
-            dim,
-            out_dim if downsample else None,
-            rates,
-            heads=num_heads,
-            group_split=group_split,
-            kernel_sizes=kernel_sizes,
-            window_size=window_size,
-            mlp_kernel_size=mlp_kernel_size,
-            mlp_ratio=mlp_ratio,
-            attn_drop=attn_drop,
-            mlp_drop=mlp_drop,
-            qkv_bias=qkv_bias,
-            pooling="floor",
         )
-
-    return adapt(build(**kwargs), state)
-
-
-@adapts("clo_stem")
-def stem(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`PatchEmbedding`."""
-
-    def build(in_channels: int = 3, out_channels: int = 96) -> nn.Module:
-        return CloStem(in_channels, out_channels)
-
-    return adapt(build(**kwargs), state)
+    options = _options(a, mlp_ratio=a.mlp_ratio, drop_path=a.drop_path)
+    return CloBlock(a.dim, **options) if a.stride == 1 else CloDownBlock(a.dim, a.out_dim, **options)
 
 
-@adapts("clo_model")
-def model(kwargs: dict[str, Any], state: State) -> Adapted:
-    """`CloFormer`; gradient checkpointing changes no number and is not carried over."""
-
-    def build(
-        in_chans: int,
-        num_classes: int,
-        embed_dims: Sequence[int],
-        depths: Sequence[int],
-        num_heads: Sequence[int],
-        group_splits: Sequence[Sequence[int]],
-        kernel_sizes: Sequence[Sequence[int]],
-        window_sizes: Sequence[int],
-        mlp_kernel_sizes: Sequence[int],
-        mlp_ratios: Sequence[float],
-        attn_drop: float = 0.0,
-        mlp_drop: float = 0.0,
-        qkv_bias: bool = True,
-        drop_path_rate: float = 0.1,
-        use_checkpoint: bool = False,
-    ) -> nn.Module:
-        return CloFormer(
-            num_classes=num_classes,
-            in_channels=in_chans,
-            channels=embed_dims,
-            depths=depths,
-            heads=num_heads,
-            group_splits=group_splits,
-            kernel_sizes=kernel_sizes,
-            window_sizes=window_sizes,
-            mlp_kernel_sizes=mlp_kernel_sizes,
-            mlp_ratios=mlp_ratios,
-            attn_drop=attn_drop,
-            mlp_drop=mlp_drop,
-            qkv_bias=qkv_bias,
-            drop_path=drop_path_rate,
-            pooling="floor",
-        )
-
-    return adapt(build(**kwargs), state)
+def _layer(a: Any) -> nn.Module:
+    # The authors give the list's last rate to the last block, whatever the list's length.
+    rates = [*(list(a.drop_paths[: a.depth - 1]) + [0.0] * a.depth)[: a.depth - 1], a.drop_paths[-1]]
+    return CloLayer(a.dim, a.out_dim if a.downsample else None, rates, **_options(a, mlp_ratio=a.mlp_ratio))
 
 
-def adapt(module: nn.Module, state: State) -> Adapted:
-    """The module, and the authors' state under our names with the projections of all branches joined.
+def _options(a: Any, **more: Any) -> dict[str, Any]:
+    """Options that blocks and stages share."""
+    return {
+        "heads": a.num_heads,
+        "group_split": a.group_split,
+        "kernel_sizes": a.kernel_sizes,
+        "window_size": a.window_size,
+        "mlp_kernel_size": a.mlp_kernel_size,
+        "qkv_bias": a.qkv_bias,
+        "attn_drop": a.attn_drop,
+        "mlp_drop": a.mlp_drop,
+        "pooling": "floor",
+        **more,
+    }
 
-    Args:
-        module: Any module of ours from the CloFormer family.
-        state: The authors' state dict for it; keys without a counterpart stay as they are.
 
-    Raises:
-        OfficialWeightsError: A part of a joined projection is missing or misshapen.
-    """
-    ours = rename(
-        state,
-        (r"^patch_embed\.", "stem."),
-        (r"^((?:stem\.)?conv[1-4])\.conv\.0\.", r"\1.conv."),
-        (r"^((?:stem\.)?conv[1-4])\.conv\.1\.", r"\1.bn."),
-        (r"^((?:stem\.)?)conv5\.", r"\1proj."),
-        (r"^((?:stem\.)?)layernorm\.", r"\1norm."),
-        (r"\bdownsample\.0\.", "downsample.conv."),
-        (r"\bdownsample\.1\.", "downsample.bn."),
-        (r"\bdownsample\.2\.", "downsample.proj."),
-        (r"\bconvs\.(\d+)\.", r"local.\1.conv."),
-        (r"\bact_blocks\.(\d+)\.", r"local.\1.attn_map."),
-        (r"\bact_block\.0\.", "fc1."),
-        (r"\bact_block\.2\.", "fc2."),
-        (r"\bglobal_kv\.", "kv."),
+def _model(a: Any) -> nn.Module:
+    return CloFormer(
+        num_classes=a.num_classes,
+        in_channels=a.in_chans,
+        channels=a.embed_dims,
+        depths=a.depths,
+        heads=a.num_heads,
+        group_splits=a.group_splits,
+        kernel_sizes=a.kernel_sizes,
+        window_sizes=a.window_sizes,
+        mlp_kernel_sizes=a.mlp_kernel_sizes,
+        mlp_ratios=a.mlp_ratios,
+        attn_drop=a.attn_drop,
+        mlp_drop=a.mlp_drop,
+        qkv_bias=a.qkv_bias,
+        drop_path=a.drop_path_rate,
+        pooling="floor",
     )
-    wrong = []
-    for path, attn in module.named_modules():
-        if isinstance(attn, AttnConv):
-            prefix = f"{path}." if path else ""
-            names = [f"{prefix}qkvs.{i}" for i in range(len(attn.local))]
-            names += [f"{prefix}global_q"] * bool(attn.global_heads)
-            wrong += join(ours, f"{prefix}qkv", attn.qkv, dict(zip(names, attn.splits, strict=True)))
-    refuse(module, wrong)
-    return module, ours
+
+
+_ATTENTION = Adapter(
+    "dim, num_heads, group_split, kernel_sizes, window_size=7, attn_drop=0.0, proj_drop=0.0, qkv_bias=True",
+    lambda a: AttnConv(
+        a.dim,
+        a.num_heads,
+        a.group_split,
+        a.kernel_sizes,
+        a.window_size,
+        a.qkv_bias,
+        a.attn_drop,
+        a.proj_drop,
+        pooling="floor",
+    ),
+    NETWORK,
+)
+ADAPTERS = {
+    "clo_attention": _ATTENTION,
+    "clo_attention_midzero": _ATTENTION,
+    "clo_attnmap": Adapter("dim", lambda a: AttnMap(a.dim), KeyMap(names=ATTN_MAP)),
+    "clo_convffn": Adapter(
+        "in_channels, hidden_channels, kernel_size, stride, out_channels, act_layer='GELU', drop_out=0.0",
+        lambda a: with_activation(
+            ConvFFN(a.in_channels, a.hidden_channels, a.out_channels, a.kernel_size, a.stride, a.drop_out),
+            a.act_layer,
+            ConvFFN,
+        ),
+    ),
+    "clo_block": Adapter(
+        "dim, out_dim, num_heads, group_split, kernel_sizes, window_size, mlp_kernel_size, mlp_ratio, stride,"
+        "attn_drop=0.0, mlp_drop=0.0, qkv_bias=True, drop_path=0.0",
+        _block,
+        NETWORK,
+    ),
+    "clo_layer": Adapter(
+        "depth, dim, out_dim, num_heads, group_split, kernel_sizes, window_size, mlp_kernel_size, mlp_ratio,"
+        "attn_drop=0.0, mlp_drop=0.0, qkv_bias=True, drop_paths=(0.0, 0.0), downsample=True, use_checkpoint=False",
+        _layer,
+        NETWORK,
+    ),
+    "clo_stem": Adapter(
+        "in_channels=3, out_channels=96", lambda a: CloStem(a.in_channels, a.out_channels), KeyMap(names=STEM)
+    ),
+    "clo_model": Adapter(
+        "in_chans, num_classes, embed_dims, depths, num_heads, group_splits, kernel_sizes, window_sizes,"
+        "mlp_kernel_sizes, mlp_ratios, attn_drop=0.0, mlp_drop=0.0, qkv_bias=True, drop_path_rate=0.1,"
+        "use_checkpoint=False",
+        _model,
+        NETWORK,
+    ),
+}

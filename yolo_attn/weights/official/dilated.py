@@ -1,90 +1,48 @@
-"""Multi-scale dilated attention (JIAOJIAYUASD/dilateformer): the authors' names and arguments in ours."""
+"""Multi-scale dilated attention (JIAOJIAYUASD/dilateformer)."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...blocks.dilated import DilateBlock, MultiDilatedLocalAttention
-from . import OfficialWeightsError, adapts, rename
+from .adapter import Adapter, KeyMap, linear, norm_eps, with_activation
 
-State = Mapping[str, Tensor]
-
-
-@adapts("msda")
-def attention(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`MultiDilatelocalAttention`."""
-
-    def build(
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = False,
-        qk_scale: float | None = None,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        kernel_size: int = 3,
-        dilation: Sequence[int] = (1, 2, 3),
-    ) -> nn.Module:
-        return MultiDilatedLocalAttention(
-            dim, num_heads, qkv_bias, qk_scale, attn_drop, proj_drop, kernel_size, dilation
-        )
-
-    return build(**kwargs), _state(state)
+LINEAR = ((r"(^|\.)(proj|fc1|fc2)\.weight$", linear),)
 
 
-@adapts("dilate_block")
-def block(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`DilateBlock`."""
-
-    def build(
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = False,
-        qk_scale: float | None = None,
-        drop: float = 0.0,
-        attn_drop: float = 0.0,
-        drop_path: float = 0.0,
-        act_layer: Any = nn.GELU,
-        norm_layer: Any = nn.LayerNorm,
-        kernel_size: int = 3,
-        dilation: Sequence[int] = (1, 2, 3),
-        cpe_per_block: bool = False,
-    ) -> nn.Module:
-        module = DilateBlock(
-            dim,
-            num_heads,
-            mlp_ratio,
-            qkv_bias,
-            qk_scale,
-            drop,
-            attn_drop,
-            drop_path,
-            kernel_size,
-            dilation,
-            cpe_per_block,
-            _eps(norm_layer),
-        )
-        module.act = (getattr(nn, act_layer) if isinstance(act_layer, str) else act_layer)()
-        return module
-
-    return build(**kwargs), _state(rename(state, (r"^mlp\.", "")))
+def _block(a: Any) -> nn.Module:
+    module = DilateBlock(
+        a.dim,
+        a.num_heads,
+        a.mlp_ratio,
+        a.qkv_bias,
+        a.qk_scale,
+        a.drop,
+        a.attn_drop,
+        a.drop_path,
+        a.kernel_size,
+        a.dilation,
+        a.cpe_per_block,
+        norm_eps(a.norm_layer),
+    )
+    return with_activation(module, a.act_layer, DilateBlock)
 
 
-def _state(state: State) -> dict[str, Tensor]:
-    """Linear layers become 1x1 convolutions."""
-    linear = re.compile(r"(^|\.)(proj|fc1|fc2)\.weight$")
-    return {k: v[:, :, None, None] if linear.search(k) and v.dim() == 2 else v for k, v in state.items()}
-
-
-def _eps(norm_layer: Any) -> float:
-    """The eps of a LayerNorm given as a class, a partial, or in words."""
-    if isinstance(norm_layer, str):
-        match = re.fullmatch(r"(?:nn\.)?LayerNorm(?:\(eps=([\d.e+-]+)\))?", norm_layer)
-        if match is None:
-            raise OfficialWeightsError(f"{norm_layer=} is no LayerNorm; the block normalises over channels")
-        return float(match[1] or 1e-5)
-    return float(getattr(norm_layer, "keywords", {}).get("eps", 1e-5))
+ADAPTERS = {
+    "msda": Adapter(
+        "dim, num_heads=8, qkv_bias=False, qk_scale=None, attn_drop=0.0, proj_drop=0.0, kernel_size=3,"
+        "dilation=(1, 2, 3)",
+        lambda a: MultiDilatedLocalAttention(
+            a.dim, a.num_heads, a.qkv_bias, a.qk_scale, a.attn_drop, a.proj_drop, a.kernel_size, a.dilation
+        ),
+        KeyMap(layouts=LINEAR),
+    ),
+    "dilate_block": Adapter(
+        "dim, num_heads, mlp_ratio=4.0, qkv_bias=False, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.0,"
+        "act_layer='GELU', norm_layer='LayerNorm', kernel_size=3, dilation=(1, 2, 3), cpe_per_block=False",
+        _block,
+        KeyMap(names=((r"^(fc\d)\.", r"mlp.\1."),), layouts=LINEAR),
+    ),
+}

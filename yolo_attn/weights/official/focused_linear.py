@@ -1,91 +1,64 @@
-"""Focused linear attention (LeapLabTHU/FLatten-Transformer): the authors' names and arguments in ours."""
+"""Focused linear attention (LeapLabTHU/FLatten-Transformer); its `qk_scale` and `attn_drop` have no effect."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...blocks.focused_linear import FocusedLinearAttention
-from . import adapts, rename
-from ._join import join, refuse
-
-State = Mapping[str, Tensor]
+from .adapter import Adapter, Join, KeyMap, Layout, Part, Shape, linear
 
 
-@adapts("fla_swin")
-def swin(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`FocusedLinearAttention` of flatten_swin.py: one window is the whole map; `qk_scale`, `attn_drop` do nothing."""
-
-    def build(
-        dim: int,
-        window_size: Sequence[int],
-        num_heads: int,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        focusing_factor: float = 3,
-        kernel_size: int = 5,
-    ) -> FocusedLinearAttention:
-        return FocusedLinearAttention(
-            dim, num_heads, focusing_factor, kernel_size, qkv_bias, position=window_size, proj_drop=proj_drop
-        )
-
-    module = build(**kwargs)
-    return module, _state(module, state)
+def _tokens(shape: Shape, _: Any) -> tuple[Shape, bool]:
+    """Channels come last in the authors' sequences of positions."""
+    return (1, shape[2] * shape[3], shape[1]), True
 
 
-@adapts("fla_pvt")
-def pvt(kwargs: dict[str, Any], state: State) -> tuple[nn.Module, State]:
-    """`FocusedLinearAttention` of flatten_pvt.py: cells are a sequence there; `qk_scale` and `attn_drop` do nothing."""
-
-    def build(
-        dim: int,
-        num_patches: int,
-        num_heads: int = 8,
-        qkv_bias: bool = False,
-        qk_scale: float | None = None,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        sr_ratio: int = 1,
-        focusing_factor: float = 3,
-        kernel_size: int = 5,
-    ) -> FocusedLinearAttention:
-        return FocusedLinearAttention(
-            dim,
-            num_heads,
-            focusing_factor,
-            kernel_size,
-            qkv_bias,
-            sr_ratio,
-            position=(num_patches // sr_ratio**2, 1),
-            resize="sequence",
-            reduce_edges=False,
-            proj_drop=proj_drop,
-        )
-
-    module = build(**kwargs)
-    ours = _state(module, state)
-    if module.sr_ratio == 1:
-        # The authors project queries apart from keys and values even where both read the same map.
-        c = module.proj.out_channels
-        refuse(module, join(ours, "qkv", module.qkv, {"q": c, "kv": 2 * c}))
-    return module, ours
+def _pvt(a: Any) -> nn.Module:
+    """The attention of flatten_pvt.py, where positions are a sequence."""
+    return FocusedLinearAttention(
+        a.dim,
+        a.num_heads,
+        a.focusing_factor,
+        a.kernel_size,
+        a.qkv_bias,
+        a.sr_ratio,
+        position=(a.num_patches // a.sr_ratio**2, 1),
+        resize="sequence",
+        reduce_edges=False,
+        proj_drop=a.proj_drop,
+    )
 
 
-def _state(module: FocusedLinearAttention, state: State) -> dict[str, Tensor]:
-    """Linear layers become 1x1 convolutions; channels come before cells."""
-    ours = {}
-    for key, value in rename(state, (r"^positional_encoding$", "position")).items():
-        if key.partition(".")[0] in ("q", "kv", "qkv", "proj") and value.dim() == 2:
-            value = value[:, :, None, None]
-        elif key == "scale" and value.dim() == 3:
-            value = value.transpose(1, 2)[..., None]
-        elif key == "position" and value.dim() == 3:
-            value = value.transpose(1, 2)
-            size = module.position.shape if module.position is not None else None
-            value = value.reshape(size) if size is not None and value.numel() == size.numel() else value
-        ours[key] = value
-    return ours
+def _apart(module: Any, _: Any) -> list[Part]:
+    """The authors of PVT project queries apart from keys and values even where both read the same map."""
+    c = module.proj.out_channels
+    return [Part("q", c), Part("kv", 2 * c)]
+
+
+NAMES = ((r"^position$", "positional_encoding"),)
+LAYOUTS: tuple[tuple[str, Layout], ...] = ((r"^(q|kv|qkv|proj)\.weight$", linear), (r"^(scale|position)$", _tokens))
+ADAPTERS = {
+    # Of flatten_swin.py: one window is the whole map.
+    "fla_swin": Adapter(
+        "dim, window_size, num_heads, qkv_bias=True, qk_scale=None, attn_drop=0.0, proj_drop=0.0, focusing_factor=3,"
+        "kernel_size=5",
+        lambda a: FocusedLinearAttention(
+            a.dim,
+            a.num_heads,
+            a.focusing_factor,
+            a.kernel_size,
+            a.qkv_bias,
+            position=a.window_size,
+            proj_drop=a.proj_drop,
+        ),
+        KeyMap(NAMES, LAYOUTS),
+    ),
+    "fla_pvt": Adapter(
+        "dim, num_patches, num_heads=8, qkv_bias=False, qk_scale=None, attn_drop=0.0, proj_drop=0.0, sr_ratio=1,"
+        "focusing_factor=3, kernel_size=5",
+        _pvt,
+        KeyMap(NAMES, LAYOUTS, (Join(FocusedLinearAttention, "qkv", _apart),)),
+    ),
+}

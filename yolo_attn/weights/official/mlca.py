@@ -1,23 +1,14 @@
-"""MLCA: the weights of wandahangFY/MLCA."""
+"""MLCA (wandahangFY/MLCA)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor, nn
-
 from ...blocks.mlca import MixedLocalChannelAttention
-from . import adapts, rename
+from .adapter import Adapter, KeyMap
 
-
-@adapts("mlca")
-def mlca(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """MLCA of the authors' repository."""
-
-    def build(
-        in_size: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5
-    ) -> nn.Module:
-        return MixedLocalChannelAttention(in_size, local_size, gamma, b, local_weight)
-
-    return build(**kwargs), rename(state, (r"^conv\.", "global_conv."), (r"^conv_local\.", "local_conv."))
+ADAPTERS = {
+    "mlca": Adapter(
+        "in_size, local_size=5, gamma=2, b=1, local_weight=0.5",
+        lambda a: MixedLocalChannelAttention(a.in_size, a.local_size, a.gamma, a.b, a.local_weight),
+        KeyMap(((r"^local_conv\.", "conv_local."), (r"^global_conv\.", "conv."))),
+    )
+}

@@ -1,67 +1,22 @@
-"""Selective Kernel: the weights of xmu-xiaoma666/External-Attention-pytorch, pppLang/SKNet and timm."""
+"""Selective Kernel: xmu-xiaoma666/External-Attention-pytorch, pppLang/SKNet and timm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...blocks.sknet.operator import SelectiveKernel, SKAttention
 from ...layers import BatchNorm2d
-from . import OfficialWeightsError, adapts, rename
+from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, linear
 
-
-def as_1x1(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """A copy in which the Linear weights under `prefixes` are those of 1x1 convolutions."""
-    return {
-        k: v[:, :, None, None] if v.dim() == 2 and k.endswith(".weight") and k.startswith(prefixes) else v
-        for k, v in state.items()
-    }
-
-
-@adapts("sk_attention")
-def sk_attention(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """SKAttention of External-Attention-pytorch."""
-
-    def build(
-        channel: int = 512,
-        kernels: Sequence[int] = (1, 3, 5, 7),
-        reduction: int = 16,
-        group: int = 1,
-        L: int = 32,
-    ) -> nn.Module:
-        return SKAttention(channel, kernels, reduction, group, L, bias=True)
-
-    return build(**kwargs), as_1x1(state, "fc.", "fcs.")
-
-
-def _ppplang_conv(features: int, M: int, G: int, r: float, stride: int, L: int) -> SelectiveKernel:
-    kernels = [3 + 2 * i for i in range(M)]
-    hidden = max(int(features / r), L)
-    return SelectiveKernel(
-        features, features, kernels, stride=stride, groups=G, hidden=hidden, bias=True, fuse_norm=False
-    )
-
-
-@adapts("sk_conv_ppplang")
-def sk_conv_ppplang(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """SKConv of pppLang/SKNet; its WH only sized a pooling that takes the mean of the whole map."""
-
-    def build(
-        features: int,
-        WH: int,
-        M: int,
-        G: int,
-        r: float,
-        stride: int = 1,
-        L: int = 32,
-    ) -> nn.Module:
-        return _ppplang_conv(features, M, G, r, stride, L)
-
-    ours = rename(state, (r"^convs\.(\d+)\.0\.", r"convs.\1.conv."), (r"^convs\.(\d+)\.1\.", r"convs.\1.bn."))
-    return build(**kwargs), as_1x1(ours, "fc.", "fcs.")
+LINEAR = ((r"(^|\.)(fc|fcs\.\d+)\.weight$", linear),)
+PPPLANG = KeyMap(
+    names=((r"(^|\.)convs\.(\d+)\.conv\.", r"\1convs.\2.0."), (r"(^|\.)convs\.(\d+)\.bn\.", r"\1convs.\2.1.")),
+    layouts=LINEAR,
+)
 
 
 class PPPLangUnit(nn.Module):
@@ -97,86 +52,74 @@ class PPPLangUnit(nn.Module):
         return self.feas(x) + self.shortcut(x)
 
 
-@adapts("sk_unit_ppplang")
-def sk_unit_ppplang(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """SKUnit of pppLang/SKNet."""
-
-    def build(
-        in_features: int,
-        out_features: int,
-        WH: int,
-        M: int,
-        G: int,
-        r: float,
-        mid_features: int | None = None,
-        stride: int = 1,
-        L: int = 32,
-    ) -> nn.Module:
-        width = int(out_features / 2) if mid_features is None else mid_features
-        return PPPLangUnit(in_features, out_features, width, _ppplang_conv(width, M, G, r, stride, L), stride)
-
-    ours = rename(
-        state,
-        (r"^feas\.2\.convs\.(\d+)\.0\.", r"feas.2.convs.\1.conv."),
-        (r"^feas\.2\.convs\.(\d+)\.1\.", r"feas.2.convs.\1.bn."),
-    )
-    return build(**kwargs), as_1x1(ours, "feas.2.fc.", "feas.2.fcs.")
+def _ppplang_convolution(a: Any, features: int) -> SelectiveKernel:
+    """SKConv; its WH only sized a pooling that takes the mean of the whole map."""
+    kernels, hidden = [3 + 2 * i for i in range(a.M)], max(int(features / a.r), a.L)
+    options: dict[str, Any] = {"stride": a.stride, "groups": a.G, "hidden": hidden}
+    return SelectiveKernel(features, features, kernels, **options, bias=True, fuse_norm=False)
 
 
-@adapts("sk_timm")
-def sk_timm(kwargs: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """SelectiveKernel of timm; the Caffe original's structure with split_input=False and groups=32."""
+def _ppplang_unit(a: Any) -> nn.Module:
+    width = int(a.out_features / 2) if a.mid_features is None else a.mid_features
+    return PPPLangUnit(a.in_features, a.out_features, width, _ppplang_convolution(a, width), a.stride)
 
-    def build(
-        in_channels: int,
-        out_channels: int | None = None,
-        kernel_size: int | Sequence[int] | None = None,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        rd_ratio: float = 1 / 16,
-        rd_channels: int | None = None,
-        rd_divisor: int = 8,
-        keep_3x3: bool = True,
-        split_input: bool = True,
-        act_layer: str | type[nn.Module] = nn.ReLU,
-        norm_layer: str | type[nn.Module] = nn.BatchNorm2d,
-        aa_layer: None = None,
-        drop_layer: None = None,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> nn.Module:
-        if aa_layer or drop_layer or norm_layer not in (nn.BatchNorm2d, "BatchNorm2d"):
-            raise OfficialWeightsError("sk_timm: BatchNorm2d without aa_layer and drop_layer is what we have")
-        act = getattr(nn, act_layer, None) if isinstance(act_layer, str) else act_layer
-        if act is None:
-            raise OfficialWeightsError(f"sk_timm: torch.nn has no {act_layer=}")
-        c2 = out_channels or in_channels
-        kernels = [3, 5] if kernel_size is None else [kernel_size] * 2 if isinstance(kernel_size, int) else kernel_size
-        dilations = [dilation] * len(kernels)
-        if keep_3x3:
-            dilations = [dilation * (k - 1) // 2 for k in kernels]
-            kernels = [3] * len(kernels)
-        hidden = rd_channels or _divisible(c2 * rd_ratio, rd_divisor)
-        module = SelectiveKernel(
-            in_channels, c2, kernels, dilations, stride, min(c2, groups), hidden, split_input=split_input, act=act
-        )
-        branch: Any
-        for branch, k, d in zip(module.convs, kernels, dilations, strict=True):
-            padding = (stride - 1 + d * (k - 1)) // 2  # larger than ours from stride 3
-            branch.conv.padding = (padding, padding)
-        return module.to(device=device, dtype=dtype)
 
-    module: Any = build(**kwargs)
-    ours = rename(state, (r"^paths\.", "convs."), (r"^attn\.fc_reduce\.", "fc."), (r"^attn\.bn\.", "fc_bn."))
-    if (select := ours.get("attn.fc_select.weight")) is not None and select.dim() == 4:
-        del ours["attn.fc_select.weight"]
-        for i, part in enumerate(select.tensor_split(len(module.convs))):
-            ours[f"fcs.{i}.weight"] = part
-    return module, ours
+def _timm(a: Any) -> nn.Module:
+    """SelectiveKernel; the Caffe original's structure with split_input=False and groups=32."""
+    if a.aa_layer or a.drop_layer or a.norm_layer not in (nn.BatchNorm2d, "BatchNorm2d"):
+        raise OfficialWeightsError("sk_timm: only BatchNorm2d without aa_layer and drop_layer is supported")
+    act = getattr(nn, a.act_layer, None) if isinstance(a.act_layer, str) else a.act_layer
+    if act is None:
+        raise OfficialWeightsError(f"sk_timm: torch.nn has no act_layer={a.act_layer!r}")
+    c2 = a.out_channels or a.in_channels
+    kernels = (3, 5) if a.kernel_size is None else a.kernel_size
+    kernels = [kernels] * 2 if isinstance(kernels, int) else list(kernels)
+    dilations = [a.dilation] * len(kernels)
+    if a.keep_3x3:
+        dilations = [a.dilation * (k - 1) // 2 for k in kernels]
+        kernels = [3] * len(kernels)
+    hidden = a.rd_channels or _divisible(c2 * a.rd_ratio, a.rd_divisor)
+    options = (a.stride, min(c2, a.groups), hidden)
+    module = SelectiveKernel(a.in_channels, c2, kernels, dilations, *options, split_input=a.split_input, act=act)
+    branch: Any
+    for branch, k, d in zip(module.convs, kernels, dilations, strict=True):
+        padding = (a.stride - 1 + d * (k - 1)) // 2  # larger than ours from stride 3
+        branch.conv.padding = (padding, padding)
+    return module.to(device=a.device, dtype=a.dtype)
 
 
 def _divisible(channels: float, divisor: int) -> int:
     """The multiple of `divisor` nearest to `channels`, but not less than nine tenths of them."""
     nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * channels else nearest
+
+
+def _selection(module: Any, match: re.Match[str]) -> list[Part]:
+    """One layer of theirs holds the selections of all branches."""
+    rows, branch = module.fcs[0].out_channels, int(match[1])
+    return [Part("attn.fc_select", rows, branch * rows, rows * len(module.fcs))]
+
+
+ADAPTERS = {
+    "sk_attention": Adapter(
+        "channel=512, kernels=(1, 3, 5, 7), reduction=16, group=1, L=32",
+        lambda a: SKAttention(a.channel, a.kernels, a.reduction, a.group, a.L, bias=True),
+        KeyMap(layouts=LINEAR),
+    ),
+    "sk_conv_ppplang": Adapter(
+        "features, WH, M, G, r, stride=1, L=32", lambda a: _ppplang_convolution(a, a.features), PPPLANG
+    ),
+    "sk_unit_ppplang": Adapter(
+        "in_features, out_features, WH, M, G, r, mid_features=None, stride=1, L=32", _ppplang_unit, PPPLANG
+    ),
+    "sk_timm": Adapter(
+        "in_channels, out_channels=None, kernel_size=None, stride=1, dilation=1, groups=1, rd_ratio=0.0625,"
+        "rd_channels=None, rd_divisor=8, keep_3x3=True, split_input=True, act_layer='ReLU',"
+        "norm_layer='BatchNorm2d', aa_layer=None, drop_layer=None, device=None, dtype=None",
+        _timm,
+        KeyMap(
+            names=((r"^convs\.", "paths."), (r"^fc\.", "attn.fc_reduce."), (r"^fc_bn\.", "attn.bn.")),
+            joins=(Join(SelectiveKernel, r"fcs\.(\d+)", _selection),),
+        ),
+    ),
+}

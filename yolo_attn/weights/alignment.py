@@ -1,10 +1,10 @@
 """Which row of one model corresponds to which row of another.
 
-No map is needed: the rows tell. A row's *base* is what it is underneath (a C2f form is a C2f, a Segment head is a
-Detect), its *stride* where in the pyramid it works, its tensors how wide and deep it is. Rows that differ in base or
-stride never correspond. Among the others a global alignment (Needleman and Wunsch 1970, as for sequences of
-nucleotides) finds the pairing, in order, that fits best; a row without a partner is a gap and costs nothing. Residual
-rows are left out of it: they correspond where the rows they refine do.
+The rows alone decide, no map is needed. A row's *base* is what it is underneath (a C2f form is a C2f, a Segment head is
+a Detect), its *stride* is its level in the pyramid, and its tensors show width and depth. Rows of different base or
+stride never correspond. Among the others a global alignment (Needleman and Wunsch 1970, as for nucleotide sequences)
+finds the pairing, in order, with the highest total score; a row without a partner is a gap and costs nothing. Residual
+rows are not part of it: they correspond where the rows that they refine do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ SHARED_BRANCHES = ("cv2", "cv3", "dfl", "one2one_cv2", "one2one_cv3")
 
 @dataclass(frozen=True)
 class Refusal:
-    """A part of two corresponding rows that does not correspond, and why."""
+    """A part of two corresponding rows that does not correspond, and why.
+
+    Attributes:
+        source: State-dict prefix in the weights.
+        target: State-dict prefix in the model.
+        reason: Why.
+    """
 
     source: str
     target: str
@@ -57,7 +63,7 @@ def align(source: nn.Module, target: nn.Module) -> Alignment:
 
     Args:
         source: The model that has the weights.
-        target: The model that is to get them.
+        target: The model to fill.
 
     Returns:
         The pairing; tensors are paired by meaning, whether or not their shapes agree.
@@ -125,11 +131,11 @@ def _fit(s: Row, t: Row, strides: bool) -> float | None:
     if strides and (s.stride != t.stride or sorted(s.stride_in) != sorted(t.stride_in)):
         return None
     if s.is_own:
-        return 3.0 if _common_elements(s, t) else None  # never at the cost of a stock row
-    if not s.shapes:  # upsampling, concatenation: they follow the rows with weights
+        return 3.0 if _common_elements(s, t) else None  # less than any stock row
+    if not s.shapes:  # upsampling, concatenation: the rows with weights decide
         return 0.5
     if not _widths_agree(s, t):
-        return 0.01  # paired only to tell that the scales differ
+        return 0.01  # paired only to find out that the scales differ
     same = sum(t.shapes.get(k) == v for k, v in s.shapes.items())
     return 2.0 + 8.0 * same / len(s.shapes.keys() | t.shapes.keys())
 
@@ -140,13 +146,13 @@ def _widths_agree(s: Row, t: Row) -> bool:
 
 
 def _fed_by(all_rows: list[Row], row: Row) -> list[tuple[str, float]]:
-    """Base and stride of the rows that feed a row, whatever of ours lies between."""
+    """Base and stride of the rows that feed a row; rows of ours in between are skipped."""
     feeders = [all_rows[_upstream(all_rows, i, set())] for i in row.inputs]
     return sorted((r.base, r.stride) for r in feeders)
 
 
 def _common_elements(s: Row, t: Row) -> int:
-    """How many repeats of two own rows, counted from the first, have equal tensors."""
+    """How many repeats of two rows of ours, counted from the first, have equal tensors."""
     count = 0
     for (_, a), (_, b) in zip(s.elements, t.elements, strict=False):
         if path_of(type(a)) != path_of(type(b)) or shapes_of(a) != shapes_of(b):
@@ -171,7 +177,7 @@ def _pair_residuals(found: Alignment) -> None:
         match = next((s for s in candidates if _common_elements(s, t)), None)
         if match is not None:
             found.pairs[t.index] = match.index
-            del candidates[: candidates.index(match) + 1]  # those passed over stay behind: the order holds
+            del candidates[: candidates.index(match) + 1]  # those before it are left: pairs keep their order
         elif candidates:
             s = candidates.pop(0)
             found.refusals.append(Refusal(f"model.{s.index}.", f"model.{t.index}.", f"{t.name} with other options"))
@@ -189,7 +195,7 @@ def _inputs_correspond(found: Alignment, s: Row, t: Row) -> bool:
 def _fused_on_one_side(found: Alignment, s: Row, t: Row) -> str:
     """Name of a block of ours that fuses several maps into what only one of two rows reads, else "".
 
-    Where the widths happen to agree, nothing else would tell a mixture of maps from maps side by side.
+    Where the widths happen to agree, nothing else distinguishes a sum of maps from their concatenation.
     """
     feeds = [found.sources[_upstream(found.sources, i, set())] for i in s.inputs]
     feeds_t = [found.targets[_upstream(found.targets, i, set())] for i in t.inputs]
@@ -198,7 +204,7 @@ def _fused_on_one_side(found: Alignment, s: Row, t: Row) -> str:
 
 
 def _upstream(all_rows: list[Row], index: int, paired: set[int]) -> int:
-    """The row whose output arrives, seen past residual rows and past blocks of ours without a partner."""
+    """The row that an input comes from; residual rows and blocks of ours without a partner are skipped."""
     row = all_rows[index]
     while row.is_own and row.keeps_size and len(row.inputs) == 1 and (row.is_residual or row.index not in paired):
         row = all_rows[row.inputs[0]]
@@ -235,7 +241,7 @@ def _walk(a: nn.Module, b: nn.Module, top: bool = False, first: bool = False) ->
     mine, theirs = dict(_tensors(b)), dict(_tensors(a))
     yield from ((k, k, "") for k in mine if k in theirs)
     children = dict(a.named_children())
-    # Statistics of other sums are worse than none. Ultralytics fits the first convolution to other input channels.
+    # Statistics of another convolution are worse than none. Ultralytics adapts the first one to its input channels.
     alone = not first and _other_inputs(children.get("conv"), getattr(b, "conv", None))
     for name, child in b.named_children():
         if name == "bn" and alone and name in children:
@@ -266,7 +272,7 @@ def _branches(a: nn.Module, b: nn.Module) -> list[tuple[str, nn.Module, str, nn.
         if isinstance(child, nn.ModuleList) and isinstance(other, nn.ModuleList):
             if len(child) == level_count(b) and len(other) == level_count(a):
                 out += [(f"{name}.{i}.", other[i], f"{name}.{j}.", child[j]) for j, i in levels.items()]
-        elif in_place or name == "dfl":  # prototypes and the like take the first level, or all of them
+        elif in_place or name == "dfl":  # prototypes and the like read the first level, or all of them
             out.append((f"{name}.", other, f"{name}.", child))
     return out
 
@@ -303,7 +309,7 @@ def check_scale(source: nn.Module, target: nn.Module, pairs: list[tuple[Row, Row
         raise TransferError(
             f"the weights are {_describe(there, source)}, the model is {_describe(here, target)}: "
             "their layers do not fit. Use weights of the model's scale, or build the model at the weights' scale; "
-            "the letter in the YAML's name chooses it (yolov8n-x.yaml, yolov8s-x.yaml)."
+            "the letter in the YAML's name selects it (yolov8n-x.yaml, yolov8s-x.yaml)."
         )
 
 
