@@ -147,7 +147,7 @@ def places(path: Path, page: str) -> str:
     found = []
     for part, word in (("backbone", "backbone"), ("head", "neck")):
         rows = (registry.get(row[2]) for row in d[part])
-        blocks = [b for b in rows if b and b.name != "Level" and page_of(b) == page]
+        blocks = [b for b in rows if b and not b.helper and page_of(b) == page]
         if any(b.name.endswith("Maps") for b in blocks):
             return REPLACED
         found += [word] * bool(blocks)

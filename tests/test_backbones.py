@@ -84,7 +84,7 @@ def test_any_image_gives_four_maps(row: registry.Block) -> None:
     for b, (h, w) in ((2, (64, 96)), (1, (37, 50)), (1, (33, 31)), (3, (5, 70)), (1, (1, 1))):
         with torch.no_grad():
             maps = module(image(b, h, w))
-        strides = zip(row.cls.widths[_size(row)], (4, 8, 16, 32), strict=True)
+        strides = zip(row.cls.out_channels(3, _size(row)), (4, 8, 16, 32), strict=True)
         assert [tuple(y.shape) for y in maps] == [(b, c, -(-h // s), -(-w // s)) for c, s in strides]
         assert all(y.isfinite().all() for y in maps)
 
@@ -238,10 +238,10 @@ def test_the_scale_letter_picks_the_papers_size(row: registry.Block, letter: str
     backbone = model[0]
     assert isinstance(backbone, row.cls) and isinstance(backbone.network, NETWORKS[row.name])
     count = sum(p.numel() for p in backbone.parameters())
-    width = row.cls.widths[size][-1]
+    width = row.cls.out_channels(3, size)[-1]
     head = 1000 * width + 1000
     # A detector has a LayerNorm for each of LITv2's three coarser maps, the classifier only for the last.
-    more = 2 * sum(row.cls.widths[size][1:3]) if row.name == "LITv2Maps" else 0
+    more = 2 * sum(row.cls.out_channels(3, size)[1:3]) if row.name == "LITv2Maps" else 0
     if size in PAPER[row.name]:
         digits = len(str(PAPER[row.name][size]).partition(".")[2])
         assert round((count + head - more) / 1e6, digits) == PAPER[row.name][size]
@@ -275,18 +275,18 @@ def test_no_other_letter_builds(row: registry.Block) -> None:
 
 @every_row
 def test_channels_known_beforehand_are_those_built(row: registry.Block) -> None:
-    for size in row.cls.widths:
+    for size in row.cls.network_class.sizes:
         with torch.device("meta"):
             assert row.cls.out_channels(3, size) == tuple(row.cls(3, size).network.channels)
 
 
 def test_options_reach_the_network_and_its_channels() -> None:
     for cls, options in (
-        (backbones.SMTMaps, {"channels": [16, 24, 32, 48], "out_stages": [1, 3]}),
+        (backbones.SMTMaps, {"channels": [16, 24, 32, 48], "outputs": [1, 3]}),
         (backbones.LITv2Maps, {"channels": [32, 64, 96, 192], "heads": [1, 2, 4, 8], "outputs": [1, 2]}),
     ):
         row = cls(3, options=options).eval()
-        assert [y.shape[1] for y in row(image(1, 64, 64))] == list(cls.out_channels(3, next(iter(cls.widths)), options))
+        assert [y.shape[1] for y in row(image(1, 64, 64))] == list(cls.out_channels(3, None, options))
     weights = backbones.ACmixResNetMaps(3, "26", {"heads": 8}).network.stages[0][0].conv2.conv.fc.weight
     assert weights.shape[1] == 3 * 8
     with pytest.raises(ValueError, match=r"no option 'dephts'\. Did you mean depths"):

@@ -33,10 +33,10 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 from yolo_attn.patches import safe_load
 
+from yolo_attn import commands as cli
 from yolo_attn.blocks.cloformer import network as cloformer_net
 from yolo_attn.blocks.litv2 import network as litv2_net
 from yolo_attn.blocks.smt import network as smt_net
-from yolo_attn import commands as cli
 from yolo_attn.weights import checkpoints as convert
 from yolo_attn.weights import official as authors
 from yolo_attn.weights.checkpoints import CheckpointError

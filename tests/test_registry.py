@@ -80,6 +80,18 @@ def test_a_missing_paper_link_is_refused(paper: object) -> None:
         declare("NoPaper", paper=paper)
 
 
+def test_a_helper_needs_no_paper_and_has_none() -> None:
+    declare("Helps", paper="", helper="selects a map")
+    block = registry.require("Helps")
+    assert (block.helper, block.paper) == ("selects a map", "")
+    with pytest.raises(RegistryError, match="implements no paper"):
+        declare("Both", helper="selects a map")
+
+
+def test_only_rows_that_implement_no_paper_are_helpers() -> None:
+    assert [b.name for b in registry.list_blocks() if b.helper] == ["Level"]
+
+
 def test_bare_decorator_is_explained() -> None:
     with pytest.raises(RegistryError, match="needs arguments"):
         yolo_attn.register(nn.Identity, paper=PAPER)

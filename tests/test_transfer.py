@@ -26,7 +26,8 @@ from yolo_attn import patches, registry
 from yolo_attn import yamls as models
 from yolo_attn.weights.alignment import align
 from yolo_attn.weights.model_rows import head_strides, rows, strides_hold
-from yolo_attn.weights.pretrained import TransferError, TransferReport as Report, transfer
+from yolo_attn.weights.pretrained import TransferError, transfer
+from yolo_attn.weights.pretrained import TransferReport as Report
 from yolo_attn.yamls import shipped as assets
 
 MODELS = {

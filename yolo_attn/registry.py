@@ -76,6 +76,7 @@ class Block:
         places: Level ("P3" is stride 8, "P4" 16, "P5" 32) -> options that suit it; the levels where the paper's
             argument puts the block, and the YAML generator's default.
         word: A short name that commands understand besides the row's, such as the one the paper is known by.
+        helper: What a row that implements no paper does; empty for a paper's block.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Block:
     exceptions: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     word: str = ""
+    helper: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ class Block:
 def register(
     name: str | None = None,
     *,
-    paper: str,
+    paper: str = "",
     title: str = "",
     code: str = "",
     watch: Mapping[str, str] | None = None,
@@ -122,12 +124,13 @@ def register(
     exceptions: Mapping[str, str] | None = None,
     places: Mapping[str, Mapping[str, Any]] | None = None,
     word: str = "",
+    helper: str = "",
 ) -> Callable[[T], T]:
     """Declare a block; use as a decorator above an `nn.Module` class.
 
     Args:
         name: The word for model YAMLs; the class name by default.
-        paper: Link to the paper (or wherever the idea is described).
+        paper: Link to the paper (or wherever the idea is described); required, except for a `helper`.
         title: The paper's title, venue and year.
         code: Link to the authors' code.
         watch: Submodule path -> what its output shows.
@@ -137,17 +140,21 @@ def register(
         exceptions: Promise (a key of `PROMISES`) that the block cannot keep -> why.
         places: Level of the feature pyramid, "P2" to "P6" -> options for a row there; the YAML generator's default.
         word: A short name for commands, where neither `name` nor `row` is what readers of the paper would say.
+        helper: For a row that implements no paper: what it does.
 
     Returns:
         The decorator; it returns the class unchanged.
 
     Raises:
-        RegistryError: The name is taken, the constructor does not fit, or the paper link is missing.
+        RegistryError: The name is taken, the constructor does not fit, or a paper's link is missing or given for a
+            helper.
     """
 
     def decorate(cls: T) -> T:
         block_name = name or cls.__name__
-        if not (isinstance(paper, str) and paper.startswith(("http://", "https://"))):
+        if helper and paper:
+            raise RegistryError(f"{block_name}: a {helper=} implements no paper; give either `helper` or `paper`.")
+        if not helper and not (isinstance(paper, str) and paper.startswith(("http://", "https://"))):
             raise RegistryError(
                 f"{block_name}: {paper=} is no link. Give the address of the paper, or of a page that "
                 "describes the block."
@@ -161,6 +168,7 @@ def register(
             exceptions=dict(exceptions or {}),
             places={k: dict(v) for k, v in (places or {}).items()},
             word=word,
+            helper=helper,
             **meta,
             **_channel_rule(block_name, cls),
         )
@@ -359,7 +367,7 @@ def _check_name(block: Block) -> None:
     # Running a notebook cell or a script's module twice declares the same class again; that replaces the record.
     if old is not None and old.origin != block.origin:
         raise RegistryError(
-            f"the name {block.name!r} is registered already, for {old.origin} ({old.paper}). "
+            f"the name {block.name!r} is registered already, for {old.origin} ({old.paper or old.helper}). "
             "Choose another with @register('OtherName', …)."
         )
     tasks = sys.modules.get("ultralytics.nn.tasks")

@@ -1,14 +1,12 @@
-"""Whole networks of papers as the first row of a YOLO, and the row that picks one of their maps.
+"""Whole networks of papers as the first row of a YOLO, and the row that selects one of their maps.
 
-A backbone row takes the image and gives four maps, at strides 4, 8, 16 and 32; `Level` rows behind it hand them on one
+A backbone row takes the image and gives four maps, at strides 4, 8, 16 and 32; `Level` rows after it pass them on one
 by one, so that any stock row can follow:
 
-    - [-1, 1, SMTMaps, []] # 0; the model's scale letter picks the paper's size
+    - [-1, 1, SMTMaps, []] # 0; the model's scale letter selects the paper's size
     - [0, 1, Level, [1]] # 1-P3/8
     - [0, 1, Level, [2]] # 2-P4/16
     - [0, 1, Level, [3]] # 3-P5/32
-
-The networks themselves are in `smt_net`, `litv2_net`, `cloformer_net`, `sknet_net` and `acmix_net`.
 
 Shapes  B batch, C_i channels of map i, H W height and width of the image
 
@@ -17,7 +15,7 @@ Shapes  B batch, C_i channels of map i, H W height and width of the image
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -34,54 +32,66 @@ from .sknet import network as sknet_net
 from .sknet import operator as sknet
 from .smt import network as smt_net
 from .smt import operator as smt
+from .trunk import Backbone
 
 
 class BackboneRow(nn.Module):
-    """What the rows have in common: the network, and the channels of its maps before it is built.
+    """What the rows have in common; a subclass names its network.
 
     Args:
-        network: The paper's network.
+        c1: Channels of the image.
+        size: The paper's size; by default that of scale n.
+        options: Entries that replace the size's own, by name; those of `network_class`.
 
     Shape:
         (B, c1, H, W) -> list of (B, C_i, ceil(H / 2^(i+2)), ceil(W / 2^(i+2))).
+
+    Raises:
+        ValueError: Unknown size or option.
     """
 
+    #: The paper's network.
+    network_class: ClassVar[type[Backbone]]
     #: Letter of a model's scale -> the paper's size.
     sizes: ClassVar[Mapping[str, str]] = {}
-    #: The paper's size -> channels of its four maps.
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {}
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, c1: int, size: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network = self.network_class(self.size(size), c1, **(options or {}))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The maps, from fine to coarse."""
         return self.network(x)
 
     @classmethod
-    def out_channels(cls, c1: int, size: str, options: Mapping[str, Any] | None = None, *_: Any) -> tuple[int, ...]:
+    def size(cls, size: str | None) -> str:
+        """The paper's size that a row means."""
+        return next(iter(cls.sizes.values())) if size is None else str(size)
+
+    @classmethod
+    def out_channels(
+        cls, c1: int, size: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[int, ...]:
         """Channels of the maps that a row with these arguments gives.
 
         Args:
             c1: Channels of the image.
-            size: The paper's size.
+            size: The paper's size; by default that of scale n.
             options: Entries that replace the size's own.
 
         Raises:
-            RegistryError: No such size.
+            RegistryError: Unknown size.
+            ValueError: Unknown option.
         """
-        options = options if isinstance(options, Mapping) else {}
-        if str(size) not in cls.widths:
-            hint = suggest(str(size), cls.widths)
-            known = ", ".join(cls.widths)
+        network, chosen = cls.network_class, cls.size(size)
+        if chosen not in network.sizes:
+            hint = suggest(chosen, network.sizes)
             raise RegistryError(
-                f"{cls.__name__} has no {size=}.{hint} Sizes: {known}. Write it by name, {{size: …}}: parse_model has "
-                "other uses for some single letters."
+                f"{cls.__name__} has no {size=}.{hint} Sizes: {', '.join(network.sizes)}. "
+                "Write it by name, {size: …}; "
+                "parse_model has other uses for some single letters."
             )
-        channels = tuple(options.get("channels", cls.widths[str(size)]))
-        chosen = options.get("outputs", options.get("out_stages"))  # LITv2's word, SMT's word
-        return channels if chosen is None else tuple(channels[i] for i in sorted(chosen))
+        return network.chosen(network.configure(chosen, options or {}))[1]
 
 
 @register(paper=smt.PAPER, title=smt.TITLE, code=smt.CODE, stride=4)
@@ -101,12 +111,7 @@ class SMTMaps(BackboneRow):
     """
 
     sizes: ClassVar[Mapping[str, str]] = {"n": "t", "s": "s", "m": "b", "l": "l"}
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {
-        size: c.get("channels", (64, 128, 256, 512)) for size, c in smt_net.SIZES.items()
-    }
-
-    def __init__(self, c1: int, size: str = "t", options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(smt_net.SMTBackbone(size, c1, **(options or {})))
+    network_class: ClassVar[type[Backbone]] = smt_net.SMTBackbone
 
 
 @register(**litv2.LITV2, stride=4)
@@ -126,15 +131,12 @@ class LITv2Maps(BackboneRow):
     """
 
     sizes: ClassVar[Mapping[str, str]] = {"n": "s", "s": "s", "m": "m", "l": "b"}
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {size: c["channels"] for size, c in litv2_net.SIZES.items()}
-
-    def __init__(self, c1: int, size: str = "s", options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(litv2_net.LITv2Backbone(size, c1, **(options or {})))
+    network_class: ClassVar[type[Backbone]] = litv2_net.LITv2Backbone
 
 
 @register(paper=cloformer.PAPER, title=cloformer.TITLE, code=cloformer.CODE, stride=4)
 class CloFormerMaps(BackboneRow):
-    """CloFormer as backbone: in every stage, local weights made from context beside attention to a pooled map.
+    """CloFormer as backbone: in every stage, local weights computed from context, beside attention to a pooled map.
 
     Args:
         c1: Channels of the image.
@@ -150,10 +152,7 @@ class CloFormerMaps(BackboneRow):
     """
 
     sizes: ClassVar[Mapping[str, str]] = {"n": "xxs", "s": "xs", "m": "s"}
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {size: c["channels"] for size, c in cloformer_net.SIZES.items()}
-
-    def __init__(self, c1: int, size: str = "xxs", options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(cloformer_net.CloFormerBackbone(size, c1, **(options or {})))
+    network_class: ClassVar[type[Backbone]] = cloformer_net.CloFormerBackbone
 
 
 @register(paper=sknet.PAPER, title="Selective Kernel Networks, CVPR 2019", code=sknet.CODE, stride=4)
@@ -163,19 +162,17 @@ class SKNetMaps(BackboneRow):
     Args:
         c1: Channels of the image.
         size: The paper's "26", "50" or "101"; without it the model's scale letter decides.
+        options: Entries that replace the size's own, by name; those of `SKNetBackbone`.
 
     Shape:
         (B, c1, H, W) -> list of (B, C_i, ceil(H / 2^(i+2)), ceil(W / 2^(i+2))).
 
     Raises:
-        ValueError: Unknown size.
+        ValueError: Unknown size or option.
     """
 
     sizes: ClassVar[Mapping[str, str]] = {"n": "26", "s": "50", "m": "101"}
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {size: (256, 512, 1024, 2048) for size in sknet_net.SIZES}
-
-    def __init__(self, c1: int, size: str = "26") -> None:
-        super().__init__(sknet_net.SKNetBackbone(size, c1))
+    network_class: ClassVar[type[Backbone]] = sknet_net.SKNetBackbone
 
 
 @register(paper=acmix.PAPER, title=acmix.TITLE, code=acmix.CODE, stride=4)
@@ -185,29 +182,26 @@ class ACmixResNetMaps(BackboneRow):
     Args:
         c1: Channels of the image.
         size: The paper's "26", "38" or "50"; without it the model's scale letter decides.
-        options: `heads`, `kernel_att` and `kernel_conv` of `ACmixResNetBackbone`, by name.
+        options: Entries that replace the size's own, by name; those of `ACmixResNetBackbone`.
 
     Shape:
         (B, c1, H, W) -> list of (B, C_i, ceil(H / 2^(i+2)), ceil(W / 2^(i+2))).
 
     Raises:
-        ValueError: Unknown size; otherwise as ACmix.
+        ValueError: Unknown size or option; otherwise as ACmix.
     """
 
     sizes: ClassVar[Mapping[str, str]] = {"n": "26", "s": "38", "m": "50"}
-    widths: ClassVar[Mapping[str, Sequence[int]]] = {size: (256, 512, 1024, 2048) for size in acmix_net.SIZES}
-
-    def __init__(self, c1: int, size: str = "26", options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(acmix_net.ACmixResNetBackbone(size, c1, **(options or {})))
+    network_class: ClassVar[type[Backbone]] = acmix_net.ACmixResNetBackbone
 
 
-@register(paper="https://arxiv.org/abs/1612.03144", title="Feature Pyramid Networks for Object Detection, CVPR 2017")
+@register(helper="selects one of the maps of a backbone row")
 class Level(nn.Module):
-    """Hands on one map of a backbone row.
+    """Passes on one map of a backbone row.
 
     Args:
         c1: Channels of the backbone row's maps.
-        index: Which map, from 0; of four maps 1, 2 and 3 are P3, P4 and P5. Negative numbers count from the coarsest.
+        index: Which map, from 0; of four maps, 1, 2 and 3 are P3, P4 and P5. Negative numbers count from the coarsest.
 
     Shape:
         list of (B, c1[i], H_i, W_i) -> (B, c1[index], H_index, W_index).
@@ -242,7 +236,7 @@ class Level(nn.Module):
 class BackboneWeights(nn.Module):
     """Pretrained weights of a backbone row, in the form in which Ultralytics loads, aligns and trains models.
 
-    It runs nothing itself: `pretrained=` and `.load()` carry its one row into a model, and training from it builds the
+    It cannot run itself: `pretrained=` and `.load()` transfer its one row into a model, and training from it builds the
     model that `yaml` describes.
 
     Args:
@@ -265,18 +259,17 @@ class BackboneWeights(nn.Module):
         self.stride = torch.tensor([32.0])
 
     def misfit(self, model: nn.Module) -> str:
-        """Why a model has no place for these weights.
+        """Why these weights do not fit a model.
 
         Args:
-            model: A model without a row that they fit.
+            model: A model without a row that takes them.
         """
-        mine = self.model[0]
-        name, own = type(mine).__name__, mine.state_dict()
-        row = next((m for m in model.modules() if type(m) is type(mine)), None)
+        source = self.model[0]
+        name = type(source).__name__
+        row = next((m for m in model.modules() if type(m) is type(source)), None)
         if row is None:
             return f"these are weights of {self.title}, but the model has no row {name}. Use {self.yaml['yaml_file']}."
-        theirs = row.state_dict()
-        there, here = ({k: "x".join(map(str, v.shape)) for k, v in d.items()} for d in (own, theirs))
+        there, here = ({k: "x".join(map(str, v.shape)) for k, v in m.state_dict().items()} for m in (source, row))
         key = next((k for k in {**there, **here} if there.get(k) != here.get(k)), "")
         return (
             f"these are weights of {self.title}, and the model's row {name} is of another size ({key}: "
@@ -285,7 +278,7 @@ class BackboneWeights(nn.Module):
         )
 
     def forward(self, *_: Any, **__: Any) -> NoReturn:
-        """Tell what to do instead."""
+        """Raise, with what to do instead."""
         name = self.yaml["yaml_file"]
         raise RuntimeError(
             f"this checkpoint holds the backbone of {self.title} only, no detector. Train one from it: "

@@ -8,18 +8,21 @@ Code    https://github.com/LeapLabTHU/ACmix at 81dddb6, ResNet/ResNet_ImageNet.p
 Shapes  B batch, C channels, H W height and width, s stride
 
     bottleneck  y = relu(shortcut(x) + bn(conv1x1(relu(bn(ACmix(relu(bn(conv1x1(x)))))))))      B C H/s W/s
-    Swin block  x <- x + ACmixWindow(LN x);  x <- x + MLP(LN x)                                  B C H W
+    Swin block  x <- x + ACmixWindow(LN x);  x <- x + mlp(LN x)                                  B C H W
     merging     the 4 positions of a 2 x 2 square side by side -> LN -> linear 4C -> 2C          B 2C H/2 W/2
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ...layers import BatchNorm2d, ConvNorm, DropPath, LayerNorm2d, fold_batchnorm
+from ...layers import BatchNorm2d, ConvNorm, Fusible, LayerNorm2d, Mlp, pad_to
 from ...registry import register
+from ..trunk import TransformerBlock
 from .operator import CODE, PAPER, TITLE, ACmix
 from .window import ACmixWindow
 
@@ -31,7 +34,7 @@ from .window import ACmixWindow
     code=CODE,
     watch={"conv2.att": "what the attention path adds", "conv2.conv": "what the convolution path adds"},
 )
-class ACmixBottleneck(nn.Module):
+class ACmixBottleneck(Fusible):
     """ResNet's bottleneck with ACmix in place of its 3x3 convolution: the unit of ACmix-ResNet.
 
     x -> 1x1, BN, ReLU -> ACmix, BN, ReLU -> 1x1, BN -> + shortcut -> ReLU.
@@ -52,6 +55,9 @@ class ACmixBottleneck(nn.Module):
     Raises:
         ValueError: As ACmix.
     """
+
+    # The BatchNorm after ACmix, which is a sum of two paths, stays.
+    folds: ClassVar[Mapping[str, str | None]] = {"bn1": "conv1", "bn3": "conv3"}
 
     def __init__(
         self,
@@ -74,44 +80,13 @@ class ACmixBottleneck(nn.Module):
         self.conv3 = nn.Conv2d(hidden, c2, 1, bias=False)
         self.bn3: nn.Module = BatchNorm2d(c2)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module = ConvNorm(c1, c2, stride) if stride != 1 or c1 != c2 else nn.Identity()
+        self.downsample: nn.Module = ConvNorm(c1, c2, stride=stride) if stride != 1 or c1 != c2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce, mix, expand, add."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
-
-    def fuse(self) -> None:
-        """Fold the BatchNorms that follow a convolution; the one after ACmix, a sum of two paths, stays."""
-        if isinstance(self.bn1, BatchNorm2d):
-            fold_batchnorm(self.conv1, self.bn1)
-            self.bn1 = nn.Identity()
-        if isinstance(self.bn3, BatchNorm2d):
-            fold_batchnorm(self.conv3, self.bn3)
-            self.bn3 = nn.Identity()
-
-
-class MLP(nn.Module):
-    """Two layers on each cell alone.
-
-    Args:
-        c1: Channels in and out.
-        hidden: Channels inside.
-        drop: Dropout after each layer.
-
-    Shape:
-        (B, c1, H, W) -> (B, c1, H, W).
-    """
-
-    def __init__(self, c1: int, hidden: int, drop: float = 0.0) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Conv2d(c1, hidden, 1), nn.Conv2d(hidden, c1, 1)
-        self.act, self.drop = nn.GELU(), nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
 @register(
@@ -126,21 +101,21 @@ class MLP(nn.Module):
     },
     places={"P4": {}, "P5": {}},
 )
-class ACmixSwinBlock(nn.Module):
-    """Swin's block with ACmix: attention within windows beside a convolution, then an MLP, each with a shortcut.
+class ACmixSwinBlock(TransformerBlock):
+    """Swin's block with ACmix: attention within windows beside a convolution, then a feed-forward part, each residual.
 
     Args:
         c1: Channels in and out, a multiple of `heads`.
         heads: Attention heads.
         window: Side of the windows.
         shift: Cells by which the windows are shifted; Swin alternates 0 and window // 2.
-        mlp_ratio: Channels inside the MLP per channel.
+        mlp_ratio: Hidden channels of the feed-forward part over `c1`.
         qkv_bias: Bias in the projection to queries, keys and values.
         qk_scale: Factor on the logits; 1 / sqrt D by default.
-        drop: Dropout of both parts' outputs and inside the MLP.
-        attn_drop: Dropout of attention weights.
-        drop_path: Chance of an image to lose a part in training.
-        eps: Of the LayerNorms.
+        drop: Dropout rate of both parts' outputs and inside the feed-forward part.
+        attn_drop: Dropout rate of the attention weights.
+        drop_path: Probability that an image skips a part in training.
+        eps: Epsilon of the LayerNorms.
         wrap: With a shift, convolve the cyclically shifted map, as the authors do.
 
     Shape:
@@ -165,25 +140,16 @@ class ACmixSwinBlock(nn.Module):
         eps: float = 1e-5,
         wrap: bool = False,
     ) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm2d(c1, eps)
-        self.attn = ACmixWindow(c1, heads, window, shift, qkv_bias, qk_scale, attn_drop, drop, wrap=wrap)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = LayerNorm2d(c1, eps)
-        self.mlp = MLP(c1, int(c1 * mlp_ratio), drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix, then transform each cell."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        attn = ACmixWindow(c1, heads, window, shift, qkv_bias, qk_scale, attn_drop, drop, wrap=wrap)
+        super().__init__(c1, attn, Mlp(c1, int(c1 * mlp_ratio), drop=drop), drop_path, eps)
 
 
 class PatchMerging(nn.Module):
-    """Halve the size: the four cells of a square side by side, normalised, projected to twice the channels.
+    """Halves a map: the four positions of a square side by side, normalised, projected to twice the channels.
 
     Args:
         c1: Channels in.
-        eps: Of the LayerNorm.
+        eps: Epsilon of the LayerNorm.
 
     Shape:
         (B, c1, H, W) -> (B, 2 c1, H / 2, W / 2), rounded up.
@@ -196,7 +162,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Merge."""
-        x = F.pad(x, (0, -x.shape[-1] % 2, 0, -x.shape[-2] % 2))
-        # Down before right, the order of the authors' (and Swin's) weights.
+        x = pad_to(x, 2, 2)
+        # Down before right: the order of the weights of the authors, and of Swin.
         squares = [x[..., dy::2, dx::2] for dx in (0, 1) for dy in (0, 1)]
         return self.reduction(self.norm(torch.cat(squares, 1)))

@@ -1,74 +1,47 @@
-"""The Clo block, its stages and the whole CloFormer; the attention itself is in `cloformer`.
+"""CloFormer's blocks: the Clo block, its strided form, the stages and the stem.
 
 Paper   Fan et al., Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023,
         https://arxiv.org/abs/2303.17803, section 3
 Code    https://github.com/qhfan/CloFormer at 9181f69, classification/models. Ours differs: BatchNorm2d where the
         authors have SyncBatchNorm (same numbers; `torch.nn.SyncBatchNorm.convert_sync_batchnorm` brings statistics over
-        several devices back); any height and width; maps of four resolutions for detection.
-Shapes  B batch, C_i channels of stage i, H W height and width in cells
+        several devices back); any height and width.
+Shapes  B batch, C channels, H W height and width
 
-    stem      4 x (conv3x3 -> bn -> relu), strides 2 2 1 1, then conv1x1 -> gn         B C_1 H/4 W/4
+    stem      4 x (conv3x3 -> bn -> relu), strides 2 2 1 1, then conv1x1 -> gn         B C H/4 W/4
     block     x <- x + attn(gn(x));  x <- shortcut(x) + ConvFFN(gn(x))                  gn: one group, over C H W
     ConvFFN   conv1x1 -> gelu -> depthwise conv (stride s) -> conv1x1
     shortcut  stride 1: x;  stride 2: dense conv (stride 2) -> bn -> conv1x1
-    stage     plain blocks, then a strided one that makes the next stage's channels (the last stage has none)
-    head      gn -> mean over H W -> linear
+    stage     plain blocks, then a strided one that projects to the next stage's channels (the last stage has none)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ...layers import BatchNorm2d, DropPath, fold_batchnorm
+from ...layers import BatchNorm2d, ConvNorm, DropPath, Fusible, Mlp
 from ...registry import register
 from .operator import CODE, PAPER, TITLE, AttnConv
 
-WATCH = {"attn.local.0.tanh": "weights in (-1, 1) of the first local branch, one per cell and channel"}
+WATCH = {"attn.local.0.tanh": "weights in (-1, 1) of the first local branch, one per position and channel"}
 
 
-class ConvFFN(nn.Module):
-    """Feed-forward part with a depthwise convolution in the middle, which also does the downsampling.
-
-    Args:
-        c1: Input channels.
-        hidden: Channels of the depthwise convolution.
-        c2: Output channels.
-        kernel_size: Side of the depthwise convolution; odd keeps height and width at stride 1.
-        stride: Stride of the depthwise convolution.
-        drop: Dropout rate after the depthwise convolution and at the end.
-
-    Shape:
-        (B, c1, H, W) -> (B, c2, ceil(H / stride), ceil(W / stride)) for odd kernels.
-    """
-
-    def __init__(self, c1: int, hidden: int, c2: int, kernel_size: int = 5, stride: int = 1, drop: float = 0.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(c1, hidden, 1)
-        self.act = nn.GELU()
-        self.dwconv = nn.Conv2d(hidden, hidden, kernel_size, stride, kernel_size // 2, groups=hidden)
-        self.fc2 = nn.Conv2d(hidden, c2, 1)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Widen, mix each channel with its neighbourhood, narrow."""
-        return self.drop(self.fc2(self.drop(self.dwconv(self.act(self.fc1(x))))))
-
-
-class Downsample(nn.Module):
+class Downsample(Fusible):
     """Shortcut of a strided Clo block: a dense strided convolution keeps what the narrow main path might lose.
 
     Args:
         c1: Input channels.
         c2: Output channels.
-        kernel_size: Side of the dense convolution, that of the block's ConvFFN.
+        kernel_size: Kernel size of the dense convolution, that of the block's feed-forward part.
 
     Shape:
         (B, c1, H, W) -> (B, c2, ceil(H / 2), ceil(W / 2)) for odd kernels.
     """
+
+    folds: ClassVar[Mapping[str, str | None]] = {"bn": "conv"}
 
     def __init__(self, c1: int, c2: int, kernel_size: int = 5) -> None:
         super().__init__()
@@ -80,27 +53,23 @@ class Downsample(nn.Module):
         """Strided convolution, BatchNorm, projection."""
         return self.proj(self.bn(self.conv(x)))
 
-    def fuse(self) -> None:
-        """Fold the BatchNorm into the strided convolution."""
-        _fold(self)
-
 
 @register(paper=PAPER, title=TITLE, code=CODE, watch=WATCH)
 class CloBlock(nn.Module):
-    """Clo block: `AttnConv`, then a ConvFFN, both residual; local and global context at the cost of a small network.
+    """Clo block: `AttnConv`, then a feed-forward part, both residual; local and global context at a small cost.
 
     Args:
         c1: Channels in and out; a multiple of `heads`.
         heads: Heads of the attention.
         group_split: Heads of each local branch, then of the global branch; they add up to `heads`.
-        kernel_sizes: Odd sides of the local branches' depthwise convolutions.
+        kernel_sizes: Odd kernel sizes of the local branches' depthwise convolutions.
         window_size: Side of the windows that the global branch averages.
-        mlp_kernel_size: Odd side of the ConvFFN's depthwise convolution.
-        mlp_ratio: Hidden channels of the ConvFFN over `c1`.
+        mlp_kernel_size: Odd kernel size of the feed-forward part's depthwise convolution.
+        mlp_ratio: Hidden channels of the feed-forward part over `c1`.
         qkv_bias: Biases in the attention's projections.
         attn_drop: Dropout rate of the attention weights.
-        mlp_drop: Dropout rate of the attention's output and in the ConvFFN.
-        drop_path: Chance of an image to skip a residual branch in training.
+        mlp_drop: Dropout rate of the attention's output and in the feed-forward part.
+        drop_path: Probability that an image skips a residual branch in training.
         pooling: "ceil" or "floor"; see `AttnConv`.
 
     Shape:
@@ -129,18 +98,18 @@ class CloBlock(nn.Module):
     ) -> None:
         super().__init__()
         if self.stride == 1 and mlp_kernel_size % 2 == 0:
-            raise ValueError(f"{mlp_kernel_size=} must be odd, so that main path and shortcut meet at one size")
+            raise ValueError(f"{mlp_kernel_size=} must be odd, so that main path and shortcut have the same size")
         self.norm1 = nn.GroupNorm(1, c1)
         self.attn = AttnConv(
             c1, heads, group_split, kernel_sizes, window_size, qkv_bias, attn_drop, mlp_drop, pooling=pooling
         )
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.GroupNorm(1, c1)
-        self.mlp = ConvFFN(c1, int(c1 * mlp_ratio), c1, mlp_kernel_size, drop=mlp_drop)
+        self.mlp = _feed_forward(c1, c1, mlp_ratio, mlp_kernel_size, mlp_drop, 1)
         self.downsample: nn.Module = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attention, then ConvFFN."""
+        """Attention, then feed-forward part."""
         return self.feed_forward(self.attend(x))
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,7 +117,7 @@ class CloBlock(nn.Module):
         return x + self.drop_path(self.attn(self.norm1(x)))
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Second residual: the ConvFFN, which may stride."""
+        """Second residual: the feed-forward part, which may have a stride."""
         return self.downsample(x) + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -161,14 +130,14 @@ class CloDownBlock(CloBlock):
         c2: Output channels.
         heads: Heads of the attention.
         group_split: Heads of each local branch, then of the global branch; they add up to `heads`.
-        kernel_sizes: Odd sides of the local branches' depthwise convolutions.
+        kernel_sizes: Odd kernel sizes of the local branches' depthwise convolutions.
         window_size: Side of the windows that the global branch averages.
-        mlp_kernel_size: Side of the two strided convolutions; odd for half the size, rounded up.
-        mlp_ratio: Hidden channels of the ConvFFN over `c1`.
+        mlp_kernel_size: Kernel size of the two strided convolutions; odd for half the size, rounded up.
+        mlp_ratio: Hidden channels of the feed-forward part over `c1`.
         qkv_bias: Biases in the attention's projections.
         attn_drop: Dropout rate of the attention weights.
-        mlp_drop: Dropout rate of the attention's output and in the ConvFFN.
-        drop_path: Chance of an image to skip a residual branch in training.
+        mlp_drop: Dropout rate of the attention's output and in the feed-forward part.
+        drop_path: Probability that an image skips a residual branch in training.
         pooling: "ceil" or "floor"; see `AttnConv`.
 
     Shape:
@@ -210,12 +179,12 @@ class CloDownBlock(CloBlock):
             drop_path,
             pooling,
         )
-        self.mlp = ConvFFN(c1, int(c1 * mlp_ratio), c2, mlp_kernel_size, stride=2, drop=mlp_drop)
+        self.mlp = _feed_forward(c1, c2, mlp_ratio, mlp_kernel_size, mlp_drop, 2)
         self.downsample = Downsample(c1, c2, mlp_kernel_size)
 
 
 class CloLayer(nn.Module):
-    """One stage: plain Clo blocks, then one that strides (or a plain one in the last stage).
+    """One stage: plain Clo blocks, then a strided one (or a plain one in the last stage).
 
     Args:
         c1: Channels of the stage.
@@ -251,20 +220,6 @@ class CloLayer(nn.Module):
         return x, last.feed_forward(x)
 
 
-class _ConvBNReLU(nn.Module):
-    def __init__(self, c1: int, c2: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c1, c2, 3, stride, 1)
-        self.bn: nn.Module = BatchNorm2d(c2)
-        self.act = nn.ReLU()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.bn(self.conv(x)))
-
-    def fuse(self) -> None:
-        _fold(self)
-
-
 class CloStem(nn.Module):
     """Four convolutions that take an image to a quarter of its size.
 
@@ -278,10 +233,10 @@ class CloStem(nn.Module):
 
     def __init__(self, c1: int = 3, c2: int = 96) -> None:
         super().__init__()
-        self.conv1 = _ConvBNReLU(c1, c2 // 2, 2)
-        self.conv2 = _ConvBNReLU(c2 // 2, c2, 2)
-        self.conv3 = _ConvBNReLU(c2, c2, 1)
-        self.conv4 = _ConvBNReLU(c2, c2, 1)
+        self.conv1 = _conv_bn_relu(c1, c2 // 2, 2)
+        self.conv2 = _conv_bn_relu(c2 // 2, c2, 2)
+        self.conv3 = _conv_bn_relu(c2, c2, 1)
+        self.conv4 = _conv_bn_relu(c2, c2, 1)
         self.proj = nn.Conv2d(c2, c2, 1)
         self.norm = nn.GroupNorm(1, c2)
 
@@ -290,8 +245,11 @@ class CloStem(nn.Module):
         return self.norm(self.proj(self.conv4(self.conv3(self.conv2(self.conv1(x))))))
 
 
-def _fold(module: Any) -> None:
-    """Fold `module.bn` into `module.conv`, once."""
-    if isinstance(module.bn, BatchNorm2d):
-        fold_batchnorm(module.conv, module.bn)
-        module.bn = nn.Identity()
+def _conv_bn_relu(c1: int, c2: int, stride: int) -> ConvNorm:
+    return ConvNorm(c1, c2, 3, stride, bias=True, act=nn.ReLU())
+
+
+def _feed_forward(c1: int, c2: int, ratio: float, kernel_size: int, drop: float, stride: int) -> Mlp:
+    """ConvFFN: its depthwise convolution comes after the activation and does the downsampling."""
+    hidden = int(c1 * ratio)
+    return Mlp(c1, hidden, c2, drop=drop, depthwise="after", kernel_size=kernel_size, stride=stride)

@@ -1,28 +1,25 @@
-"""The Clo block, its stages and the whole CloFormer; the attention itself is in `cloformer`.
+"""The whole CloFormer, as classifier and as backbone.
 
 Paper   Fan et al., Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023,
         https://arxiv.org/abs/2303.17803, section 3
-Code    https://github.com/qhfan/CloFormer at 9181f69, classification/models. Ours differs: BatchNorm2d where the
-        authors have SyncBatchNorm (same numbers; `torch.nn.SyncBatchNorm.convert_sync_batchnorm` brings statistics over
-        several devices back); any height and width; maps of four resolutions for detection.
-Shapes  B batch, C_i channels of stage i, H W height and width in cells
+Code    https://github.com/qhfan/CloFormer at 9181f69, classification/models. Ours differs: any height and width; maps
+        of four resolutions for detection.
+Shapes  B batch, C_i channels of stage i, H W height and width of the image
 
-    stem      4 x (conv3x3 -> bn -> relu), strides 2 2 1 1, then conv1x1 -> gn         B C_1 H/4 W/4
-    block     x <- x + attn(gn(x));  x <- shortcut(x) + ConvFFN(gn(x))                  gn: one group, over C H W
-    ConvFFN   conv1x1 -> gelu -> depthwise conv (stride s) -> conv1x1
-    shortcut  stride 1: x;  stride 2: dense conv (stride 2) -> bn -> conv1x1
-    stage     plain blocks, then a strided one that makes the next stage's channels (the last stage has none)
-    head      gn -> mean over H W -> linear
+    stem      four convolutions                              B C_1 H/4 W/4
+    stages    plain blocks, then a strided one               B C_i H/2^(i+1) W/2^(i+1)    map i: before the stride
+    head      gn -> mean over H W -> linear                  gn: one group, over C H W
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ...registry import suggest
+from ..trunk import Backbone, Classifier, Trunk
 from .blocks import CloLayer, CloStem
 
 #: The paper's sizes, and the authors' two ablations of XXS: global branches only, local branches only.
@@ -50,64 +47,68 @@ SIZES["global"] = {**SIZES["xxs"], "group_splits": ((4,), (4,), (8,), (16,)), "k
 SIZES["no_global"] = {**SIZES["xxs"], "group_splits": ((4, 0), (4, 0), (8, 0), (16, 0))}
 
 
-class _Trunk(nn.Module):
-    """Stem, stages and last normalisation; what they are used for is the subclass's affair."""
+class _CloFormerTrunk(Trunk):
+    """Stem, stages and last normalisation; see `CloFormerBackbone`."""
 
-    def __init__(self, size: str, in_channels: int, **options: Any) -> None:
-        super().__init__()
-        if size not in SIZES:
-            raise ValueError(f"no CloFormer has {size=}.{suggest(str(size), SIZES)} Sizes: {', '.join(SIZES)}")
-        c = {
-            "depths": (2, 2, 6, 2),
-            "kernel_sizes": ((3,), (5,), (7,), (9,)),
-            "window_sizes": (8, 4, 2, 1),
-            "mlp_kernel_sizes": (5, 5, 5, 5),
-            "mlp_ratios": (4, 4, 4, 4),
-            "qkv_bias": True,
-            "attn_drop": 0.0,
-            "mlp_drop": 0.0,
-            "pooling": "ceil",
-            **SIZES[size],
-        }
-        unknown = sorted(set(options) - set(c))
-        if unknown:
-            raise ValueError(f"CloFormer has no option {unknown[0]!r}.{suggest(unknown[0], c)} Options: {', '.join(c)}")
-        c |= options
-        self.channels: tuple[int, ...] = tuple(c["channels"])
+    title: ClassVar[str] = "CloFormer"
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "depths": (2, 2, 6, 2),
+        "kernel_sizes": ((3,), (5,), (7,), (9,)),
+        "window_sizes": (8, 4, 2, 1),
+        "mlp_kernel_sizes": (5, 5, 5, 5),
+        "mlp_ratios": (4, 4, 4, 4),
+        "qkv_bias": True,
+        "attn_drop": 0.0,
+        "mlp_drop": 0.0,
+        "pooling": "ceil",
+    }
+
+    def build(self, in_channels: int) -> None:
+        """Stem, stages and norm."""
+        c = self.config
         self.stem = CloStem(in_channels, self.channels[0])
-        blocks = sum(c["depths"])
-        rates = [c["drop_path"] * i / max(blocks - 1, 1) for i in range(blocks)]
         self.layers = nn.ModuleList()
-        for i, depth in enumerate(c["depths"]):
-            self.layers.append(
-                CloLayer(
-                    self.channels[i],
-                    self.channels[i + 1] if i + 1 < len(c["depths"]) else None,
-                    [rates.pop(0) for _ in range(depth)],
-                    heads=c["heads"][i],
-                    group_split=c["group_splits"][i],
-                    kernel_sizes=c["kernel_sizes"][i],
-                    window_size=c["window_sizes"][i],
-                    mlp_kernel_size=c["mlp_kernel_sizes"][i],
-                    mlp_ratio=c["mlp_ratios"][i],
-                    **{k: c[k] for k in ("qkv_bias", "attn_drop", "mlp_drop", "pooling")},
-                )
+        for i, rates in enumerate(self.drop_rates()):
+            layer = CloLayer(
+                self.channels[i],
+                self.channels[i + 1] if i + 1 < len(self.channels) else None,
+                rates,
+                heads=c["heads"][i],
+                group_split=c["group_splits"][i],
+                kernel_sizes=c["kernel_sizes"][i],
+                window_size=c["window_sizes"][i],
+                mlp_kernel_size=c["mlp_kernel_sizes"][i],
+                mlp_ratio=c["mlp_ratios"][i],
+                **{k: c[k] for k in ("qkv_bias", "attn_drop", "mlp_drop", "pooling")},
             )
+            self.layers.append(layer)
         self.norm = nn.GroupNorm(1, self.channels[-1])
 
+    def maps(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The map of each stage, from fine to coarse; the last one normalised."""
+        x = self.stem(x)
+        layer: Any
+        *layers, last = self.layers
+        for layer in layers:
+            y, x = layer.forward_map(x)
+            yield y
+        yield self.norm(last(x))
 
-class CloFormerBackbone(_Trunk):
+
+class CloFormerBackbone(_CloFormerTrunk, Backbone):
     """CloFormer as a detector's backbone: maps at strides 4, 8, 16 and 32.
 
-    Each map is the last one of its stage's resolution: behind the attention of the stage's strided block, before its
-    downsampling; the last one carries the authors' final normalisation.
+    Each map is the last one at its stage's resolution: after the attention of the stage's strided block, before its
+    downsampling; the last one has the authors' final normalisation.
 
     Args:
         size: A key of `SIZES`: the paper's "xxs", "xs", "s", or the ablations "global", "no_global".
         in_channels: Channels of the image.
         **options: Entries that replace the size's own: `channels`, `depths`, `heads`, `group_splits`, `kernel_sizes`,
             `window_sizes`, `mlp_kernel_sizes`, `mlp_ratios` (one entry per stage), `drop_path` (of the last block;
-            rises from 0), `qkv_bias`, `attn_drop`, `mlp_drop`, `pooling`.
+            rises from 0), `qkv_bias`, `attn_drop`, `mlp_drop`, `pooling`, `outputs` (stages whose maps are given; all
+            by default).
 
     Attributes:
         channels: Channels of the maps.
@@ -120,21 +121,10 @@ class CloFormerBackbone(_Trunk):
     """
 
     def __init__(self, size: str = "xxs", in_channels: int = 3, **options: Any) -> None:
-        super().__init__(size, in_channels, **options)
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The maps, from fine to coarse."""
-        x = self.stem(x)
-        maps = []
-        layer: Any
-        for layer in self.layers:
-            y, x = layer.forward_map(x)
-            maps.append(y)
-        maps[-1] = self.norm(x)
-        return maps
+        super().__init__(size, in_channels, options)
 
 
-class CloFormer(_Trunk):
+class CloFormer(_CloFormerTrunk, Classifier):
     """CloFormer as the paper's classifier; all but `head` has the names it has in `CloFormerBackbone`.
 
     Args:
@@ -151,12 +141,4 @@ class CloFormer(_Trunk):
     """
 
     def __init__(self, size: str = "xxs", num_classes: int = 1000, in_channels: int = 3, **options: Any) -> None:
-        super().__init__(size, in_channels, **options)
-        self.head = nn.Linear(self.channels[-1], num_classes) if num_classes > 0 else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
-        x = self.stem(x)
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(self.norm(x).mean((2, 3)))
+        super().__init__(size, num_classes, in_channels, options)

@@ -1,29 +1,29 @@
-"""The whole LIT: Ti, S, M and B, as classifiers and as backbones; the blocks are in `lit`.
+"""The whole LIT: Ti, S, M and B, as classifiers and as backbones.
 
 Paper   Pan et al., Less is More: Pay Less Attention in Vision Transformers, AAAI 2022,
         https://arxiv.org/abs/2105.14217, section 3.1 and table 1
 Code    https://github.com/ziplab/LIT at 742e961, classification/code_for_lit_s_m_b, classification/code_for_lit_ti and
         detection. Ours differs: any height and width (rounding="floor" gives the authors' map sizes); LIT-Ti's class
         token and its own position are one parameter, as they are only ever added.
-Shapes  B batch, C_i channels of stage i, H W height and width in pixels
+Shapes  B batch, C channels, C_i channels of stage i, H W height and width, of the image in a network
 
     stem      conv 4x4, stride 4 -> ln                             B C_1 H/4 W/4
-    stages    MLP blocks, MLP blocks, attention blocks, attention blocks; deformable token merging between them
-    head      mean over the cells of ln(x) -> linear;  LIT-Ti: a class token joins the last stage instead
+    stages    MLP blocks, MLP blocks, attention blocks, attention blocks;
+              deformable token merging between them                 B C_i H/2^(i+1) W/2^(i+1)
+    head      mean over H W of ln(x) -> linear;  LIT-Ti: a class token joins the last stage instead
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import LayerNorm2d
-from ...registry import suggest
-from ..litv2.operator import init_linear, pad_to
+from ...layers import LayerNorm2d, init_transformer, pad_to
+from ..trunk import Backbone, Classifier, Trunk
 from .blocks import LITBlock, LITMLPBlock
 from .operator import DTM, pair
 
@@ -46,13 +46,13 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class PatchEmbed(nn.Module):
-    """Stem: cuts the image into patches and maps each to a cell; zeros complete patches at the right and bottom.
+    """Stem: cuts the image into patches and projects each; zeros complete patches at the right and bottom.
 
     Args:
         c1: Channels of the image.
         c2: Output channels.
         patch_size: Side of a patch, or its height and width.
-        eps: Of the LayerNorm at the end; None leaves it out.
+        eps: Epsilon of the LayerNorm at the end; None leaves it out.
 
     Shape:
         (B, c1, H, W) -> (B, c2, ceil(H / patch_size), ceil(W / patch_size)).
@@ -67,16 +67,16 @@ class PatchEmbed(nn.Module):
         self.norm = LayerNorm2d(c2, eps) if eps is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map each patch to a cell."""
+        """Project each patch."""
         return self.norm(self.proj(pad_to(x, *self.patch_size)))
 
 
 class PositionEmbedding(nn.Module):
-    """Adds a learned vector per cell; resized bilinearly for maps of another size.
+    """Adds a learned vector per position; resized bilinearly for maps of another size.
 
     Args:
         c1: Channels.
-        resolution: Map size for which each cell has a vector of its own.
+        resolution: Map size for which every position has its own vector.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -89,11 +89,11 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the vectors."""
-        p: Tensor = self.embedding
+        p_CHW: Tensor = self.embedding
         size = (x.shape[2], x.shape[3])
-        if torch.jit.is_tracing() or size != tuple(p.shape[1:]):
-            p = F.interpolate(p[None].float(), size=size, mode="bilinear")[0]
-        return x + p.to(x.dtype)
+        if torch.jit.is_tracing() or size != tuple(p_CHW.shape[1:]):
+            p_CHW = F.interpolate(p_CHW[None].float(), size=size, mode="bilinear")[0]
+        return x + p_CHW.to(x.dtype)
 
 
 class Stage(nn.Module):
@@ -102,7 +102,7 @@ class Stage(nn.Module):
     Args:
         blocks: The blocks.
         downsample: What makes the next stage's map; None after the last stage.
-        position: Position embedding ahead of the blocks, where there is one.
+        position: Position embedding before the blocks, where there is one.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W); `downsample` is for the caller to apply.
@@ -124,19 +124,10 @@ class Stage(nn.Module):
         return x
 
 
-class Trunk(nn.Module):
-    """Stem and stages of a LIT; LITv2 replaces `blocks`.
+class LITTrunk(Trunk):
+    """Stem and stages of LIT; LITv2 replaces `block`."""
 
-    Args:
-        size: A key of `sizes`.
-        in_channels: Channels of the image.
-        options: Entries that replace the size's own.
-
-    Raises:
-        ValueError: Unknown size or option.
-    """
-
-    name: ClassVar[str] = "LIT"
+    title: ClassVar[str] = "LIT"
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
     defaults: ClassVar[Mapping[str, Any]] = {
         "mlp_ratios": (4.0, 4.0, 4.0, 4.0),
@@ -152,32 +143,19 @@ class Trunk(nn.Module):
         "eps": 1e-5,
         "out_norm": True,
         "rounding": "ceil",
-        "outputs": None,
     }
 
-    def __init__(self, size: str, in_channels: int, options: Mapping[str, Any]) -> None:
-        super().__init__()
-        if size not in self.sizes:
-            hint = suggest(str(size), self.sizes)
-            raise ValueError(f"no {self.name} has {size=}.{hint} Sizes: {', '.join(self.sizes)}")
-        c: dict[str, Any] = {**self.defaults, **self.sizes[size]}
-        unknown = sorted(set(options) - set(c))
-        if unknown:
-            hint = suggest(unknown[0], c)
-            raise ValueError(f"{self.name} has no option {unknown[0]!r}.{hint} Options: {', '.join(c)}")
-        c |= options
-        self.config = c
-        self.channels: tuple[int, ...] = tuple(c["channels"])
+    def build(self, in_channels: int) -> None:
+        """Stem and stages, with merging between them."""
+        c = self.config
         self.patch_embed = PatchEmbed(in_channels, self.channels[0], c["patch_size"], c["patch_eps"])
-        total = sum(c["depths"])
-        rates = [c["drop_path"] * i / max(total - 1, 1) for i in range(total)]
         self.layers = nn.ModuleList()
-        for i, depth in enumerate(c["depths"]):
-            last = i + 1 == len(c["depths"])
-            merge = None if last else DTM(self.channels[i], self.channels[i + 1], rounding=c["rounding"])
-            blocks = [self.block(i, rates.pop(0)) for _ in range(depth)]
+        for i, rates in enumerate(self.drop_rates()):
+            merge = None
+            if i + 1 < len(self.channels):
+                merge = DTM(self.channels[i], self.channels[i + 1], rounding=c["rounding"])
             position = PositionEmbedding(self.channels[i], self.resolution(i)) if c["positions"] == "absolute" else None
-            self.layers.append(Stage(blocks, merge, position))
+            self.layers.append(Stage([self.block(i, rate) for rate in rates], merge, position))
 
     def block(self, stage: int, drop_path: float) -> nn.Module:
         """A block of stage `stage`."""
@@ -200,68 +178,67 @@ class Trunk(nn.Module):
         (h, w), (ph, pw) = pair(self.config["image_size"]), pair(self.config["patch_size"])
         return h // ph // 2**stage, w // pw // 2**stage
 
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The map of each stage, from fine to coarse."""
+        x = self.patch_embed(x)
+        stage: Any
+        for stage in self.layers:
+            x = stage(x)
+            yield x
+            x = stage.downsample(x)
 
-class Maps(Trunk):
-    """A trunk that gives the map of every stage, as a detector needs them."""
+
+class LITMaps(Backbone):
+    """The maps of a LIT, each but the finest normalised, as in the authors' detectors."""
 
     def __init__(self, size: str, in_channels: int, options: Mapping[str, Any]) -> None:
         super().__init__(size, in_channels, options)
-        chosen = self.config["outputs"]
-        self.outputs = tuple(range(len(self.channels)) if chosen is None else sorted(chosen))
-        if not self.outputs or not set(self.outputs) <= set(range(len(self.channels))):
-            raise ValueError(f"outputs={chosen} must name stages, 0 to {len(self.channels) - 1}, and at least one.")
-        # The finest map is not normalised, in the authors' detectors either.
         normed = [i for i in self.outputs if i and self.config["out_norm"]]
         self.norms = nn.ModuleList(
-            LayerNorm2d(c, self.config["eps"]) if i in normed else nn.Identity() for i, c in enumerate(self.channels)
+            LayerNorm2d(c, self.config["eps"]) if i in normed else nn.Identity()
+            for i, c in enumerate(self.stage_channels(self.config))
         )
-        self.channels = tuple(self.channels[i] for i in self.outputs)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """The maps, from fine to coarse."""
-        x = self.patch_embed(x)
-        maps = []
-        stages: list[Any] = list(self.layers)
-        for i, stage in enumerate(stages):
-            x = stage(x)
-            if i in self.outputs:
-                maps.append(self.norms[i](x).contiguous())
-            x = stage.downsample(x)
-        return maps
+    def output(self, stage: int, x: Tensor) -> Tensor:
+        """A stage's map, normalised."""
+        return self.norms[stage](x).contiguous()
 
 
-class Classifier(Trunk):
-    """A trunk with the authors' head: the normalised cells' mean, or a class token where positions are absolute."""
+class LITClassifier(Classifier):
+    """The authors' head: on the mean of the normalised map, or on a class token where positions are absolute."""
+
+    layers: nn.ModuleList
+    patch_embed: nn.Module
 
     def __init__(self, size: str, num_classes: int, in_channels: int, options: Mapping[str, Any]) -> None:
-        super().__init__(size, in_channels, options)
+        super().__init__(size, num_classes, in_channels, options)
         width = self.channels[-1]
         self.norm = LayerNorm2d(width, self.config["eps"])
-        self.head = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
-        init_linear(self.head)
+        init_transformer(self.head)
         self.cls_token = None
         if self.config["positions"] == "absolute":
             self.cls_token = nn.Parameter(torch.empty(1, width, 1))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the classes."""
-        x = self.patch_embed(x)
-        stages: list[Any] = list(self.layers)
-        for stage in stages[:-1]:
-            x = stage.downsample(stage(x))
-        last = stages[-1]
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (B, C) of an image, or its class token."""
         if self.cls_token is None:
-            return self.head(self.norm(last(x)).mean((2, 3)))
-        # All cells in one row behind the class token: attention without a table does not care where they lie.
-        x = last.position(x).flatten(2)
-        x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), 2)[:, :, None]
+            *_, y = self.maps(x)
+            return self.norm(y).mean((2, 3))
+        x = self.patch_embed(x)
+        *stages, last = list[Any](self.layers)
+        for stage in stages:
+            x = stage.downsample(stage(x))
+        # All positions in one row after the class token: attention without a table does not depend on where they are.
+        x_BCN = last.position(x).flatten(2)
+        x_BCN = torch.cat((self.cls_token.to(x_BCN.dtype).expand(x_BCN.shape[0], -1, -1), x_BCN), 2)
+        x = x_BCN[:, :, None]
         for block in last.blocks:
             x = block(x)
-        return self.head(self.norm(x)[:, :, 0, 0])
+        return self.norm(x)[:, :, 0, 0]
 
 
-class LITBackbone(Maps):
+class LITBackbone(LITTrunk, LITMaps):
     """LIT as a detector's backbone: maps at strides 4, 8, 16 and 32.
 
     Args:
@@ -287,7 +264,7 @@ class LITBackbone(Maps):
         super().__init__(size, in_channels, options)
 
 
-class LIT(Classifier):
+class LIT(LITTrunk, LITClassifier):
     """LIT as the paper's classifier; all but `norm`, `head` and `cls_token` has its name in `LITBackbone`.
 
     Args:

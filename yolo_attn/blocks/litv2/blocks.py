@@ -2,65 +2,51 @@
 
 Paper   Pan et al., Fast Vision Transformers with HiLo Attention (LITv2), NeurIPS 2022,
         https://arxiv.org/abs/2205.13213, section 3.3
-Code    https://github.com/ziplab/LITv2 at 7501c86, classification/models/litv2.py. Ours differs: images instead of
-        token sequences.
+Code    https://github.com/ziplab/LITv2 at 7501c86, classification/models/litv2.py. Ours differs: maps instead of token
+        sequences.
 Shapes  B batch, C channels, H W height and width
 
-    ffn(x)    = W_2 gelu(dwconv_3x3(W_1 x))      B C H W    the convolution encodes position: no position embedding
-    block     x <- x + HiLo(ln(x));  x <- x + ffn(ln(x))    ConvFFN block: the second half alone
+    ffn(x)    = W_2 gelu(dwconv_3x3(W_1 x))                  B C H W    the convolution encodes position
+    block     x <- x + HiLo(ln(x));  x <- x + ffn(ln(x))     B C H W    ConvFFN block: the second half alone
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
-from ...layers import DropPath, LayerNorm2d
+from ...layers import Mlp, init_transformer
 from ...registry import register
-from .operator import LITV2, HiLo, init_linear
+from ..trunk import TransformerBlock
+from .operator import LITV2, HiLo
 
 
 @register(**LITV2)
-class DWMlp(nn.Module):
-    """Feed-forward part with a 3x3 depthwise convolution, which also tells each cell where it lies.
+class DWMlp(Mlp):
+    """Feed-forward part with a 3x3 depthwise convolution, which also encodes position.
 
     Args:
         c1: Input channels.
         c2: Output channels, `c1` by default.
         hidden: Channels inside, `4 * c1` by default.
-        drop: Dropout after the activation and at the end.
+        drop: Dropout rate after the activation and at the end.
 
     Shape:
         (B, c1, H, W) -> (B, c2, H, W).
     """
 
     def __init__(self, c1: int, c2: int | None = None, hidden: int | None = None, drop: float = 0.0) -> None:
-        super().__init__()
-        hidden = hidden or 4 * c1
-        self.fc1 = nn.Conv2d(c1, hidden, 1)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, c2 or c1, 1)
-        self.drop = nn.Dropout(drop)
-        init_linear(self)
-        nn.init.normal_(self.dwconv.weight, std=(2 / 9) ** 0.5)
-        assert self.dwconv.bias is not None
-        nn.init.zeros_(self.dwconv.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Widen, mix each channel with its neighbourhood, narrow."""
-        return self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
+        super().__init__(c1, hidden or 4 * c1, c2, drop=drop, depthwise="before")
+        init_transformer(self)
 
 
 @register(**LITV2, places={"P3": {}})
-class ConvFFNBlock(nn.Module):
-    """LITv2's block for large maps: feed-forward with a depthwise convolution, residual, no attention at all.
+class ConvFFNBlock(TransformerBlock):
+    """LITv2's block for large maps: feed-forward part with a depthwise convolution, residual, without attention.
 
     Args:
         c1: Channels in and out.
         mlp_ratio: Hidden channels over `c1`.
-        drop: Dropout in the feed-forward part.
-        drop_path: Chance of an image to skip the branch in training.
-        eps: Of the LayerNorm.
+        drop: Dropout rate in the feed-forward part.
+        drop_path: Probability that an image skips the branch in training.
+        eps: Epsilon of the LayerNorm.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -69,14 +55,7 @@ class ConvFFNBlock(nn.Module):
     def __init__(
         self, c1: int, mlp_ratio: float = 4.0, drop: float = 0.0, drop_path: float = 0.0, eps: float = 1e-5
     ) -> None:
-        super().__init__()
-        self.norm2 = LayerNorm2d(c1, eps)
-        self.mlp = DWMlp(c1, hidden=int(c1 * mlp_ratio), drop=drop)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the feed-forward branch."""
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        super().__init__(c1, None, DWMlp(c1, hidden=int(c1 * mlp_ratio), drop=drop), drop_path, eps)
 
 
 @register(
@@ -84,7 +63,7 @@ class ConvFFNBlock(nn.Module):
     places={"P4": {"window_size": 2}, "P5": {"window_size": 1}},
     watch={"attn.h_softmax": "Hi-Fi (window_size=2): weights within each window, B h T T n"},
 )
-class HiLoBlock(ConvFFNBlock):
+class HiLoBlock(TransformerBlock):
     """LITv2's Transformer block: HiLo attention, then feed-forward with a depthwise convolution, both residual.
 
     Args:
@@ -95,11 +74,11 @@ class HiLoBlock(ConvFFNBlock):
         mlp_ratio: Hidden channels over `c1`.
         qkv_bias: Biases in the attention's projections.
         qk_scale: Positive factor on the logits; `(c1 / heads) ** -0.5` by default.
-        drop: Dropout in the feed-forward part and at the attention's output.
-        attn_drop: Dropout on attention weights.
-        drop_path: Chance of an image to skip a branch in training.
+        drop: Dropout rate in the feed-forward part and of the attention's output.
+        attn_drop: Dropout rate of the attention weights.
+        drop_path: Probability that an image skips a branch in training.
         padding: "masked" or "zero"; see `HiLo`.
-        eps: Of the LayerNorms.
+        eps: Epsilon of the LayerNorms.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -123,11 +102,6 @@ class HiLoBlock(ConvFFNBlock):
         padding: str = "masked",
         eps: float = 1e-5,
     ) -> None:
-        super().__init__(c1, mlp_ratio, drop, drop_path, eps)
-        self.norm1 = LayerNorm2d(c1, eps)
-        self.attn = HiLo(c1, heads, window_size, alpha, qkv_bias, qk_scale, attn_drop, drop, padding)
-        init_linear(self.attn)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the attention's branch, then the feed-forward branch."""
-        return super().forward(x + self.drop_path(self.attn(self.norm1(x))))
+        attn = HiLo(c1, heads, window_size, alpha, qkv_bias, qk_scale, attn_drop, drop, padding)
+        init_transformer(attn)
+        super().__init__(c1, attn, DWMlp(c1, hidden=int(c1 * mlp_ratio), drop=drop), drop_path, eps)

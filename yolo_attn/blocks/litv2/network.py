@@ -1,16 +1,16 @@
-"""The whole LITv2: S, M and B, as classifiers and as backbones; HiLo and the blocks are in `litv2`.
+"""The whole LITv2: S, M and B, as classifiers and as backbones.
 
 Paper   Pan et al., Fast Vision Transformers with HiLo Attention (LITv2), NeurIPS 2022,
         https://arxiv.org/abs/2205.13213, section 3.3 and table 1
 Code    https://github.com/ziplab/LITv2 at 7501c86, classification/models/litv2.py and
         detection/mmdet/models/backbones/litv2.py. Ours differs: any height and width; padding="zero" with
         rounding="floor" gives the authors' numbers on maps that do not divide.
-Shapes  B batch, C_i channels of stage i, H W height and width in pixels
+Shapes  B batch, C_i channels of stage i, H W height and width of the image
 
     stem      conv 4x4, stride 4 -> ln                                     B C_1 H/4 W/4
     stages    ConvFFN blocks, ConvFFN blocks, HiLo blocks, HiLo blocks (windows of 1: full attention);
-              deformable token merging between them
-    head      mean over the cells of ln(x) -> linear
+              deformable token merging between them                         B C_i H/2^(i+1) W/2^(i+1)
+    head      mean over H W of ln(x) -> linear
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..lit.network import Classifier, Maps, Trunk
+from ..lit.network import LITClassifier, LITMaps, LITTrunk
 from .blocks import ConvFFNBlock, HiLoBlock
 
 #: The paper's sizes.
@@ -31,13 +31,13 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class LITv2Trunk(Trunk):
+class _LITv2Trunk(LITTrunk):
     """Stem and stages; see `LITv2Backbone`."""
 
-    name: ClassVar[str] = "LITv2"
+    title: ClassVar[str] = "LITv2"
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
     defaults: ClassVar[Mapping[str, Any]] = {
-        **{k: v for k, v in Trunk.defaults.items() if k != "image_size"},
+        **{k: v for k, v in LITTrunk.defaults.items() if k != "image_size"},
         "positions": None,
         "window_sizes": (0, 0, 2, 1),
         "alpha": 0.9,
@@ -63,7 +63,7 @@ class LITv2Trunk(Trunk):
         )
 
 
-class LITv2Backbone(LITv2Trunk, Maps):
+class LITv2Backbone(_LITv2Trunk, LITMaps):
     """LITv2 as a detector's backbone: maps at strides 4, 8, 16 and 32.
 
     Args:
@@ -89,7 +89,7 @@ class LITv2Backbone(LITv2Trunk, Maps):
         super().__init__(size, in_channels, options)
 
 
-class LITv2(LITv2Trunk, Classifier):
+class LITv2(_LITv2Trunk, LITClassifier):
     """LITv2 as the paper's classifier; all but `norm` and `head` has its name in `LITv2Backbone`.
 
     Args:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...kernels.depthwise import untouched
+from ...layers import pad_to
 from ...registry import register
 
 LITV2: dict[str, Any] = {
@@ -33,22 +34,6 @@ LITV2: dict[str, Any] = {
     "title": "Fast Vision Transformers with HiLo Attention, NeurIPS 2022",
     "code": "https://github.com/ziplab/LITv2",
 }
-
-
-def init_linear(module: nn.Module) -> None:
-    """The authors' initialisation of every linear map in `module`: truncated normal of width 0.02, no bias."""
-    for m in module.modules():
-        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)):
-            nn.init.trunc_normal_(m.weight, std=0.02)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
-
-
-def pad_to(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Zeros at the bottom and right of x up to multiples of `rows` and `columns`; x itself where none are missing."""
-    pad = (0, -x.shape[3] % columns, 0, -x.shape[2] % rows)
-    # A trace always pads, by amounts that may be zero: it has to be right at other sizes too.
-    return F.pad(x, pad) if torch.jit.is_tracing() or pad[1] or pad[3] else x
 
 
 @register(

@@ -2,7 +2,7 @@
 
 Paper   Li et al., Selective Kernel Networks, CVPR 2019, https://arxiv.org/abs/1903.06586, section 3.2
 Code    https://github.com/implus/SKNet at 17dd708, models/sknet50.prototxt (Caffe)
-Shapes  B batch, C channels, H W height and width
+Shapes  B batch, C channels, H W height and width, s stride
 
     y = relu(shortcut(x) + bn(conv1x1(SKConv(relu(bn(conv1x1(x)))))))     B C H/s W/s
 """
@@ -14,7 +14,7 @@ from torch import nn
 
 from ...layers import ConvNorm
 from ...registry import register
-from .operator import CODE, PAPER, Branch, SKConv
+from .operator import CODE, PAPER, SKConv
 
 
 @register(
@@ -57,10 +57,10 @@ class SKUnit(nn.Module):
         super().__init__()
         c2 = c2 or c1
         width = int(c2 * expansion)
-        self.reduce = Branch(c1, width, 1)
+        self.reduce = ConvNorm(c1, width, act=nn.ReLU(inplace=True))
         self.sk = SKConv(width, width, stride, branches, groups, reduction, L)
         self.increase = ConvNorm(width, c2)
-        self.shortcut = ConvNorm(c1, c2, stride) if c1 != c2 or stride != 1 else nn.Identity()
+        self.shortcut = ConvNorm(c1, c2, stride=stride) if c1 != c2 or stride != 1 else nn.Identity()
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

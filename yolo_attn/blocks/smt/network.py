@@ -1,31 +1,31 @@
-"""SMT's stem, stages, and the whole network as classifier and as a detector's backbone; blocks are in `smt_blocks`.
+"""SMT's stem, stages, and the whole network as classifier and as a detector's backbone.
 
 Paper   Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://arxiv.org/abs/2307.08579, section 3
-Code    AFeng-x/SMT@11e954d, models/smt.py and detection/mmdet/models/backbones/smt.py. Ours differs: images instead of
+Code    AFeng-x/SMT@11e954d, models/smt.py and detection/mmdet/models/backbones/smt.py. Ours differs: maps instead of
         token sequences; stochastic depth drops whole images' branches also in the backbone (theirs drops single
-        elements there); the backbone knows learned branch scales (theirs loses them); odd maps keep their edge cells
-        in the stem (`keep_edge=False` cuts them off, as theirs).
+        elements there); the backbone has learned branch scales (theirs loses them); odd maps keep their last row
+        and column in the stem (`keep_edge=False` cuts them off, as theirs).
 Shapes  B batch, C_i channels of stage i, H W height and width of the image
 
     stem     conv k, stride 2 -> bn -> relu -> conv 2x2, stride 2 -> ln       B C_1 H/4 W/4
     embed    conv 3x3, stride 2 -> ln                                         B C_i, half as high and wide
-    stage    embed, blocks, ln; attn is SAM in stages 1 and 2, SAM and MSA by turns in stage 3 (MIX), MSA in stage 4
+    stage    embed, blocks, ln; attn is SAM in stages 1 and 2, alternately SAM and MSA in stage 3 (MIX), MSA in stage 4
     head     mean over H W -> linear
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from ...layers import BatchNorm2d, LayerNorm2d, fold_batchnorm
+from ...layers import BatchNorm2d, Fusible, LayerNorm2d, init_transformer, pad_to
 from ...registry import register, suggest
+from ..trunk import Backbone, Classifier, Trunk
 from .blocks import MSABlock, SAMBlock
-from .operator import CODE, PAPER, TITLE, convolution
+from .operator import CODE, PAPER, TITLE
 
 #: The authors' four sizes. Stages 1 and 2 use `heads` for SAM, stage 4 `msa_heads` for MSA, stage 3 both.
 SIZES: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ KINDS = ("sam", "mix", "msa")
 
 
 @register(paper=PAPER, title=TITLE, code=CODE, stride=4)
-class SMTStem(nn.Module):
+class SMTStem(Fusible):
     """Takes an image to a quarter of its size by two convolutions.
 
     Args:
@@ -59,30 +59,24 @@ class SMTStem(nn.Module):
         (B, c1, H, W) -> (B, c2, ceil(H / 4), ceil(W / 4)); with `keep_edge=False` ceil(H / 2) // 2 and so on.
     """
 
+    folds: ClassVar[Mapping[str, str | None]] = {"bn": "conv1"}
+
     def __init__(
         self, c1: int = 3, c2: int = 64, k: int = 3, keep_edge: bool = True, padding: int | None = None
     ) -> None:
         super().__init__()
-        self.conv1 = convolution(c1, c2, k, 2, k // 2 if padding is None else padding, bias=False)
+        self.conv1 = nn.Conv2d(c1, c2, k, 2, k // 2 if padding is None else padding, bias=False)
         self.bn: nn.Module = BatchNorm2d(c2)
         self.act = nn.ReLU()
-        self.conv2 = convolution(c2, c2, 2, 2)
+        self.conv2 = nn.Conv2d(c2, c2, 2, 2)
         self.norm = LayerNorm2d(c2)
         self.keep_edge = keep_edge
+        init_transformer(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Halve, halve again, normalise."""
         x = self.act(self.bn(self.conv1(x)))
-        if self.keep_edge:
-            h, w = x.shape[2:]
-            x = F.pad(x, (0, -w % 2, 0, -h % 2))
-        return self.norm(self.conv2(x))
-
-    def fuse(self) -> None:
-        """Fold the BatchNorm into the convolution before it."""
-        if isinstance(self.bn, BatchNorm2d):
-            fold_batchnorm(self.conv1, self.bn)
-            self.bn = nn.Identity()
+        return self.norm(self.conv2(pad_to(x, 2, 2) if self.keep_edge else x))
 
 
 @register(paper=PAPER, title=TITLE, code=CODE, stride=2)
@@ -106,8 +100,9 @@ class SMTPatchEmbed(nn.Module):
         super().__init__()
         if k % 2 == 0:
             raise ValueError(f"{k=} must be odd, so that patches overlap evenly; the authors use 3.")
-        self.proj = convolution(c1, c2, k, stride, k // 2)
+        self.proj = nn.Conv2d(c1, c2, k, stride, k // 2)
         self.norm = LayerNorm2d(c2)
+        init_transformer(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve with stride, normalise."""
@@ -115,33 +110,47 @@ class SMTPatchEmbed(nn.Module):
 
 
 class _Stage(nn.Module):
-    """What makes the stage's map, then its blocks, then a LayerNorm."""
+    """What makes the stage's map, then blocks, then a LayerNorm.
 
-    embed: nn.Module
+    Args:
+        embed: What makes the map.
+        c2: Channels.
+        kind: Of the blocks: a key of `KINDS`.
+        heads: Scales of the modulation.
+        msa_heads: Heads of the attention.
+        expand_ratio: Channels inside the modulation's aggregation over `c2`.
+        drop_path: Rate of stochastic depth of each block; as many blocks as rates.
+        eps: Epsilon of the LayerNorms.
+        qk: `qk_scale` and `attn_drop` of the blocks that attend.
+        **shared: Further options of all blocks.
 
-    def _build(
+    Raises:
+        ValueError: Unknown kind, or heads that do not divide `c2`.
+    """
+
+    def __init__(
         self,
+        embed: nn.Module,
         c2: int,
-        n: int,
         kind: str,
         heads: int,
         msa_heads: int,
-        mlp_ratio: float,
         expand_ratio: int,
         drop_path: Sequence[float],
-        eps: float,
-        **options: Any,
+        eps: float = 1e-6,
+        qk: Mapping[str, Any] | None = None,
+        **shared: Any,
     ) -> None:
+        super().__init__()
         if kind not in KINDS:
             raise ValueError(f"no stage is of {kind=}.{suggest(str(kind), KINDS)} Kinds: {', '.join(KINDS)}.")
-        qk = {key: options.pop(key) for key in ("qk_scale", "attn_drop") if key in options}
+        self.embed = embed
         self.blocks = nn.ModuleList()
-        for j in range(n):
-            shared = {"mlp_ratio": mlp_ratio, "drop_path": drop_path[j], "norm_eps": eps, **options}
+        for j, rate in enumerate(drop_path):
             if kind == "msa" or (kind == "mix" and j % 2):
-                self.blocks.append(MSABlock(c2, msa_heads, **shared, **qk))
+                self.blocks.append(MSABlock(c2, msa_heads, drop_path=rate, norm_eps=eps, **(qk or {}), **shared))
             else:
-                self.blocks.append(SAMBlock(c2, heads, expand_ratio, **shared))
+                self.blocks.append(SAMBlock(c2, heads, expand_ratio, drop_path=rate, norm_eps=eps, **shared))
         self.norm = LayerNorm2d(c2, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -154,20 +163,21 @@ class _Stage(nn.Module):
 
 @register(paper=PAPER, title=TITLE, code=CODE, stride=2)
 class SMTStage(_Stage):
-    """A stage of SMT: halve the map, then blocks that modulate (SAM), attend (MSA), or both by turns (MIX).
+    """A stage of SMT: halve the map, then blocks that modulate (SAM), attend (MSA), or alternate between both (MIX).
 
-    The paper goes from SAM in shallow stages over MIX to MSA in the deepest, as what matters goes from local to global.
+    The paper goes from SAM in shallow stages over MIX to MSA in the deepest, as the relevant context grows from local
+    to global.
 
     Args:
         c1: Input channels.
         c2: Output channels; a multiple of the heads in use.
         n: Number of blocks.
-        kind: "sam", "msa", or "mix": SAM and MSA by turns, SAM first.
+        kind: "sam", "msa", or "mix": SAM and MSA in turn, SAM first.
         heads: Scales of the modulation.
         msa_heads: Heads of the attention.
-        mlp_ratio: Width inside the Mlps, in multiples of `c2`.
-        expand_ratio: Width inside the modulation's aggregation, in multiples of `c2`.
-        drop_path: Chance of an image to skip a branch in training.
+        mlp_ratio: Hidden channels of the feed-forward parts over `c2`.
+        expand_ratio: Channels inside the modulation's aggregation over `c2`.
+        drop_path: Probability that an image skips a branch in training.
 
     Shape:
         (B, c1, H, W) -> (B, c2, ceil(H / 2), ceil(W / 2)).
@@ -188,86 +198,76 @@ class SMTStage(_Stage):
         expand_ratio: int = 2,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.embed = SMTPatchEmbed(c1, c2)
-        self._build(c2, n, kind, heads, msa_heads, mlp_ratio, expand_ratio, [drop_path] * n, 1e-6)
+        embed = SMTPatchEmbed(c1, c2)
+        super().__init__(embed, c2, kind, heads, msa_heads, expand_ratio, [drop_path] * n, mlp_ratio=mlp_ratio)
 
 
-class _NetworkStage(_Stage):
-    """A stage of the whole network: the first embeds by a stem, and each takes all options of the blocks."""
+class _SMTTrunk(Trunk):
+    """Stem and stages; see `SMTBackbone`."""
 
-    def __init__(self, embed: nn.Module, c2: int, n: int, **options: Any) -> None:
-        super().__init__()
-        self.embed = embed
-        self._build(c2, n, **options)
+    title: ClassVar[str] = "SMT"
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "channels": (64, 128, 256, 512),
+        "kinds": ("sam", "sam", "mix", "msa"),
+        "heads": (4, 4, 4, 4),
+        "msa_heads": (8, 8, 8, 16),
+        "expand_ratio": 2,
+        "qkv_bias": True,
+        "qk_scale": None,
+        "attn_drop": 0.0,
+        "drop": 0.0,
+        "layer_scale": None,
+        "norm_eps": 1e-6,
+        "keep_edge": True,
+        "stem_padding": None,
+    }
 
-
-class _Trunk(nn.Module):
-    """Stem and stages; what they are used for is the subclass's affair."""
-
-    def __init__(self, size: str, in_channels: int, **options: Any) -> None:
-        super().__init__()
-        if size not in SIZES:
-            raise ValueError(f"no SMT has {size=}.{suggest(str(size), SIZES)} Sizes: {', '.join(SIZES)}.")
-        c = {
-            "channels": (64, 128, 256, 512),
-            "kinds": ("sam", "sam", "mix", "msa"),
-            "heads": (4, 4, 4, 4),
-            "msa_heads": (8, 8, 8, 16),
-            "expand_ratio": 2,
-            "qkv_bias": True,
-            "qk_scale": None,
-            "attn_drop": 0.0,
-            "drop": 0.0,
-            "layer_scale": None,
-            "norm_eps": 1e-6,
-            "keep_edge": True,
-            "stem_padding": None,
-            **SIZES[size],
-        }
-        unknown = sorted(set(options) - set(c))
-        if unknown:
-            raise ValueError(f"SMT has no option {unknown[0]!r}.{suggest(unknown[0], c)} Options: {', '.join(c)}.")
-        c |= options
-        self.channels: tuple[int, ...] = tuple(c["channels"])
-        blocks = sum(c["depths"])
-        rates = [c["drop_path"] * i / max(blocks - 1, 1) for i in range(blocks)]
+    def build(self, in_channels: int) -> None:
+        """Stages; the first embeds by the stem."""
+        c = self.config
         self.stages = nn.ModuleList()
-        for i, (c2, n) in enumerate(zip(self.channels, c["depths"], strict=True)):
+        for i, (c2, rates) in enumerate(zip(self.channels, self.drop_rates(), strict=True)):
             embed: nn.Module
             if i == 0:
                 embed = SMTStem(in_channels, c2, c["stem_kernel"], c["keep_edge"], c["stem_padding"])
             else:
                 embed = SMTPatchEmbed(self.channels[i - 1], c2)
-            stage = _NetworkStage(
+            stage = _Stage(
                 embed,
                 c2,
-                n,
-                kind=c["kinds"][i],
-                heads=c["heads"][i],
-                msa_heads=c["msa_heads"][i],
+                c["kinds"][i],
+                c["heads"][i],
+                c["msa_heads"][i],
+                c["expand_ratio"],
+                rates,
+                c["norm_eps"],
+                {k: c[k] for k in ("qk_scale", "attn_drop")},
                 mlp_ratio=c["mlp_ratios"][i],
-                drop_path=[rates.pop(0) for _ in range(n)],
-                eps=c["norm_eps"],
-                **{k: c[k] for k in ("expand_ratio", "qkv_bias", "qk_scale", "attn_drop", "drop", "layer_scale")},
+                **{k: c[k] for k in ("qkv_bias", "drop", "layer_scale")},
             )
             self.stages.append(stage)
 
+    def maps(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The map of each stage, from fine to coarse."""
+        for stage in self.stages:
+            x = stage(x)
+            yield x
 
-class SMTBackbone(_Trunk):
+
+class SMTBackbone(_SMTTrunk, Backbone):
     """SMT as a detector's backbone: maps at strides 4, 8, 16 and 32.
 
     Args:
         size: The authors' "t", "s", "b" or "l".
         in_channels: Channels of the image.
-        out_stages: Which stages' maps to give, from 0.
-        **options: Entries that replace the size's own: `channels`, `depths`, `kinds` ("sam", "mix", "msa"), `heads`,
-            `msa_heads`, `mlp_ratios` (one entry per stage), `expand_ratio`, `stem_kernel`, `stem_padding`, `keep_edge`,
-            `qkv_bias`, `qk_scale`, `attn_drop`, `drop`, `drop_path` (of the last block; rises from 0), `layer_scale`,
-            `norm_eps`.
+        **options: Entries that replace the size's own: per stage `channels`, `depths`, `kinds`, `heads`, `msa_heads`,
+            `mlp_ratios`; `expand_ratio`, `stem_kernel`, `stem_padding`, `keep_edge`, `qkv_bias`, `qk_scale`,
+            `attn_drop`, `drop`, `drop_path` (of the last block; rises from 0), `layer_scale`, `norm_eps`, `outputs`
+            (stages whose maps are given; all by default).
 
     Attributes:
-        channels: Channels of the maps of all stages.
+        channels: Channels of the maps.
 
     Shape:
         (B, in_channels, H, W) -> list of (B, channels[i], ceil(H / 2^(i+2)), ceil(W / 2^(i+2))).
@@ -276,23 +276,11 @@ class SMTBackbone(_Trunk):
         ValueError: Unknown size or option.
     """
 
-    def __init__(
-        self, size: str = "t", in_channels: int = 3, out_stages: Sequence[int] = (0, 1, 2, 3), **options: Any
-    ) -> None:
-        super().__init__(size, in_channels, **options)
-        self.out_stages = tuple(out_stages)
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The maps, from fine to coarse."""
-        maps = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_stages:
-                maps.append(x)
-        return maps
+    def __init__(self, size: str = "t", in_channels: int = 3, **options: Any) -> None:
+        super().__init__(size, in_channels, options)
 
 
-class SMT(_Trunk):
+class SMT(_SMTTrunk, Classifier):
     """SMT as the paper's classifier; all but `head` has the names it has in `SMTBackbone`.
 
     Args:
@@ -309,18 +297,8 @@ class SMT(_Trunk):
     """
 
     def __init__(self, size: str = "t", num_classes: int = 1000, in_channels: int = 3, **options: Any) -> None:
-        super().__init__(size, in_channels, **options)
-        self.head: nn.Module = nn.Identity()
-        if num_classes > 0:
-            self.head = nn.Linear(self.channels[-1], num_classes)
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
-        for stage in self.stages:
-            x = stage(x)
-        return self.head(x.mean((2, 3)))
+        super().__init__(size, num_classes, in_channels, options)
+        init_transformer(self.head)
 
 
 def smt_t(num_classes: int = 1000, **options: Any) -> SMT:

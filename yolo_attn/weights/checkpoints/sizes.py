@@ -29,7 +29,7 @@ def smt(shapes: Shapes) -> Candidates:
     stages = range(1, len(depths) + 1)
     channels = tuple(shapes[f"norm{i}.weight"][0] for i in stages if f"norm{i}.weight" in shapes)
     for size, c in smt_net.SIZES.items():
-        if c["depths"] == depths and set(channels) <= set(SMTMaps.widths[size]):
+        if c["depths"] == depths and set(channels) <= set(SMTMaps.out_channels(3, size)):
             yield size, {}
     modulates = [[f"block{i}.{j}.attn.proj0.weight" in shapes for j in range(depths[i - 1])] for i in stages]
     heads = [sum(f"block{i}.0.attn.local_conv_{k}.weight" in shapes for k in range(1, 33)) or 1 for i in stages]
@@ -117,7 +117,7 @@ def acmix_resnet(shapes: Shapes) -> Candidates:
     depths = _depths(shapes, r"layer(\d+)\.(\d+)\.")
     heads = shapes["layer1.0.conv2.fc.weight"][1] // 3
     for size, c in acmix_net.SIZES.items():
-        if c == depths:
+        if c["depths"] == depths:
             yield size, {} if heads == 4 else {"heads": heads}
 
 

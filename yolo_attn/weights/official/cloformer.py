@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from ...blocks.cloformer.blocks import CloBlock, CloDownBlock, CloLayer, CloStem, ConvFFN
+from ...blocks.cloformer.blocks import CloBlock, CloDownBlock, CloLayer, CloStem
 from ...blocks.cloformer.network import CloFormer
 from ...blocks.cloformer.operator import AttnConv, AttnMap
+from ...layers import Mlp
 from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, Rules, with_activation
 
 
@@ -115,9 +116,17 @@ ADAPTERS = {
     "clo_convffn": Adapter(
         "in_channels, hidden_channels, kernel_size, stride, out_channels, act_layer='GELU', drop_out=0.0",
         lambda a: with_activation(
-            ConvFFN(a.in_channels, a.hidden_channels, a.out_channels, a.kernel_size, a.stride, a.drop_out),
+            Mlp(
+                a.in_channels,
+                a.hidden_channels,
+                a.out_channels,
+                drop=a.drop_out,
+                depthwise="after",
+                kernel_size=a.kernel_size,
+                stride=a.stride,
+            ),
             a.act_layer,
-            ConvFFN,
+            Mlp,
         ),
     ),
     "clo_block": Adapter(

@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from ...blocks.lit.blocks import MLP, LITBlock, LITMLPBlock
+from ...blocks.lit.blocks import LITBlock, LITMLPBlock
 from ...blocks.lit.network import PatchEmbed
 from ...blocks.lit.operator import DTM, RelativePosition, pair
 from ...blocks.litv2.blocks import ConvFFNBlock, DWMlp, HiLoBlock
 from ...blocks.litv2.network import LITv2, LITv2Backbone
 from ...blocks.litv2.operator import HiLo
+from ...layers import Mlp
 from .adapter import Adapter, Join, KeyMap, Layout, Part, Shape, linear, norm_eps, with_activation
 
 
@@ -109,7 +110,7 @@ def _hilo_block(a: Any) -> nn.Module:
 def _lit_block(a: Any) -> nn.Module:
     resolution, scale, eps = pair(a.input_resolution), a.qk_scale or None, norm_eps(a.norm_layer)
     options = (a.mlp_ratio, a.qkv_bias, scale, a.drop, a.attn_drop, a.drop_path, eps)
-    return with_activation(LITBlock(a.dim, a.num_heads, resolution, *options), a.act_layer, MLP)
+    return with_activation(LITBlock(a.dim, a.num_heads, resolution, *options), a.act_layer, Mlp)
 
 
 _HILO_BLOCK_ARGS = (
@@ -173,7 +174,7 @@ ADAPTERS = {
     "lit_mlp_block": Adapter(
         f"dim, input_resolution=None, num_heads=1, {_LIT_BLOCK_ARGS}, sr_ratio=1",
         lambda a: with_activation(
-            LITMLPBlock(a.dim, a.mlp_ratio, a.drop, a.drop_path, norm_eps(a.norm_layer)), a.act_layer, MLP
+            LITMLPBlock(a.dim, a.mlp_ratio, a.drop, a.drop_path, norm_eps(a.norm_layer)), a.act_layer, Mlp
         ),
         NETWORK,
     ),

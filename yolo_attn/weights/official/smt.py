@@ -95,7 +95,7 @@ def _model(a: Any) -> nn.Module:
 
 
 def _backbone(a: Any) -> nn.Module:
-    return _network(SMTBackbone, a, out_stages=a.out_indices, stem_padding=1 if a.head_conv == 3 else 3)
+    return _network(SMTBackbone, a, outputs=a.out_indices, stem_padding=1 if a.head_conv == 3 else 3)
 
 
 _ATTENTION = Adapter(
