@@ -253,40 +253,6 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
-def grouped_conv(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`conv(x)`, several times faster on CPU where a group has two or four channels.
-
-    PyTorch's CPU kernels work on blocks of eight channels: convolutions with smaller groups (depthwise aside) fall back
-    to slow ones, above all in training. There, neighbouring groups are joined into groups of eight channels whose
-    weights are zero between the original groups: the same numbers from more, but faster, multiplications.
-
-    Args:
-        conv: Any convolution; one that does not gain, is traced or compiled, or carries hooks, is simply called.
-        x: (B, C, H, W).
-
-    Returns:
-        The convolution's output.
-    """
-    per_group = min(conv.in_channels, conv.out_channels) // conv.groups
-    join = 8 // per_group if per_group in (2, 4) else 1
-    if (
-        join == 1
-        or conv.groups % join
-        or (conv.dilation != (1, 1) and per_group > 2)
-        or x.device.type != "cpu"
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or conv._forward_hooks
-        or conv._forward_pre_hooks
-    ):
-        return conv(x)
-    groups = conv.groups // join
-    w = conv.weight.unflatten(0, (groups, join, -1))  # groups, join, out, in, k, k
-    between = torch.eye(join, dtype=w.dtype, device=w.device)[None, :, None, :, None, None, None]
-    w = (w[:, :, :, None] * between).flatten(3, 4).flatten(0, 2)
-    return F.conv2d(x, w, conv.bias, conv.stride, conv.padding, conv.dilation, groups)
-
-
 class ConvNorm(Fusible):
     """Convolution, BatchNorm and, if given, an activation.
 

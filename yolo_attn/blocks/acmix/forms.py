@@ -7,12 +7,13 @@ Paper   Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2
 Code    none published for these forms (https://github.com/LeapLabTHU/ACmix has ResNet and Swin). They follow the
         paper; sizes that it leaves open are arguments here. PVT shrinks its keys and values by a strided
         convolution of the input, which would leave the convolution path without maps to share: ours averages them.
-Shapes  B batch, C channels out, h heads, D = C / h, H W cells, P Q output cells, K kernel_att, N = H W
+Shapes  B batch, C channels out, h heads, D = C / h, H W height and width, P Q those of the output, K kernel_att,
+        L = K^2 neighbours, N = H W positions, M averaged positions
 
     q, k, v      = W x, and conv = the convolution path on them, as in acmix.py
     patchwise    w(p) = W_2 relu(W_1 [q(p), k(p+t) for all t])      h K^2 weights of either sign, no softmax
                  att  = sum_t w_t(p) v(p+t)                          t in the K x K neighbourhood
-    global       att  = W_o softmax(q k^T / sqrt D) v                all N cells, or their averages over r x r cells
+    global       att  = W_o softmax(q k^T / sqrt D) v                all N positions, or averages over r x r of them
     y            = alpha att + beta conv
 """
 
@@ -22,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...kernels.neighborhood import Window, listed_sum, mirror_pad
+from ...kernels.window import Window, mirror_pad
 from ...registry import register
-from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads
+from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads, head_by_head, neighbor_sum
 
 
 @register(
@@ -41,7 +42,7 @@ from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads
     places={"P5": {}},
 )
 class ACmixPatchwise(nn.Module):
-    """Each cell reads its whole K x K patch at once to weigh the cells in it, beside a convolution.
+    """Each position reads its whole K x K patch at once to weigh the positions in it, beside a convolution.
 
     Unlike dot products, the weights can depend on how the neighbours relate to one another, and can be negative.
 
@@ -77,7 +78,8 @@ class ACmixPatchwise(nn.Module):
         c2 = c2 or c1
         check_heads(c2, heads)
         Window(kernel_att, stride, dilation).checked()
-        self.heads, self.kernel_att, self.stride, self.dilation = heads, kernel_att, stride, dilation
+        self.heads, self.head_dim = heads, c2 // heads
+        self.kernel_att, self.stride, self.dilation = kernel_att, stride, dilation
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
         # The first layer on [q, all k], without laying the k side by side: a K x K convolution of k, and one of q.
         self.from_q = nn.Conv2d(c2, hidden * heads, 1, stride, groups=heads)
@@ -96,12 +98,11 @@ class ACmixPatchwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then weigh and convolve."""
-        b, _, height, width = x.shape
-        qkv_BD3hHW = self.qkv(x).view(b, -1, 3, self.heads, height, width)
+        qkv_BD3hHW = head_by_head(self.qkv(x), self.heads, self.head_dim)
         q, k, v = qkv_BD3hHW.transpose(1, 3).unbind(2)  # B h D H W each
         hidden = self.from_q(q.flatten(1, 2)) + self.from_k(mirror_pad(k.flatten(1, 2), self.window.border))
-        weights_BhKPQ = self.weights(self.to_weights(self.relu(hidden)).unflatten(1, (self.heads, -1)))
-        att = listed_sum(weights_BhKPQ, v, self.window).flatten(1, 2)
+        weights_BhLPQ = self.weights(self.to_weights(self.relu(hidden)).unflatten(1, (self.heads, -1)))
+        att = neighbor_sum(weights_BhLPQ, v, self.window).flatten(1, 2)
         return self.att(self.rate_att * att) + self.conv(qkv_BD3hHW, self.rate_conv)
 
 
@@ -118,14 +119,14 @@ class ACmixPatchwise(nn.Module):
     places={"P5": {}},
 )
 class ACmixGlobal(nn.Module):
-    """Each cell attends to the whole map, while a convolution on the same projections tells it where things lie.
+    """Each position attends to the whole map; a convolution on the same projections adds where things lie.
 
     Args:
         c1: Channels in.
         c2: Channels out, a multiple of `heads`; c1 by default.
         heads: Attention heads.
-        reduction: Keys and values are averages over squares of this side; 1 keeps every cell. PVT has 8, 4, 2, 1 from
-            stride 4 to stride 32.
+        reduction: Keys and values are averages over squares of this side; 1 keeps every position. PVT has 8, 4, 2, 1
+            from stride 4 to stride 32.
         kernel_conv: Kernel of the convolution path, odd.
 
     Shape:
@@ -143,7 +144,7 @@ class ACmixGlobal(nn.Module):
         check_heads(c2, heads)
         if reduction < 1:
             raise ValueError(f"{reduction=} must be at least 1, which keeps every key.")
-        self.heads, self.reduction = heads, reduction
+        self.heads, self.head_dim, self.reduction = heads, c2 // heads, reduction
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
         self.proj = nn.Conv2d(c2, c2, 1)
         self.att = nn.Identity()
@@ -153,25 +154,26 @@ class ACmixGlobal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
-        b, _, height, width = x.shape
-        qkv_BD3hHW = self.qkv(x).view(b, -1, 3, self.heads, height, width)
+        qkv_BD3hHW = head_by_head(self.qkv(x), self.heads, self.head_dim)
         q, k, v = qkv_BD3hHW.unbind(2)  # B D h H W each
         q = _tokens(q) * q.shape[1] ** -0.5
         # Channels innermost in memory: without that the CPU kernel silently falls back to an N x N matrix.
         y_BhND = F.scaled_dot_product_attention(q, _tokens(self._reduce(k)), _tokens(self._reduce(v)), scale=1.0)
-        y = y_BhND.transpose(2, 3).reshape(b, -1, height, width)
+        b, _, height, width = x.shape
+        y = y_BhND.transpose(2, 3).reshape(b, self.heads * self.head_dim, height, width)
         return self.att(self.rate_att * self.proj(y)) + self.conv(qkv_BD3hHW, self.rate_conv)
 
     def _reduce(self, x_BDhHW: Tensor) -> Tensor:
-        """Average over squares; those that the border cuts count the cells they have."""
+        """Average over squares; those that the border cuts count the positions that they have."""
         r = self.reduction
         if r == 1:
             return x_BDhHW
         x = x_BDhHW.flatten(1, 2)
         margin = (0, -x.shape[-1] % r, 0, -x.shape[-2] % r)
-        cells = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), margin), r)
-        return (F.avg_pool2d(F.pad(x, margin), r) / cells).unflatten(1, (-1, self.heads))
+        inside = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), margin), r)
+        return (F.avg_pool2d(F.pad(x, margin), r) / inside).unflatten(1, (-1, self.heads))
 
 
 def _tokens(x_BDhHW: Tensor) -> Tensor:
-    return x_BDhHW.permute(0, 2, 3, 4, 1).flatten(2, 3).contiguous()  # B h N D
+    """B h N D, with the channels of a position side by side in memory."""
+    return x_BDhHW.permute(0, 2, 3, 4, 1).flatten(2, 3).contiguous()

@@ -3,10 +3,11 @@
 Paper   Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2022,
         https://arxiv.org/abs/2111.14556, sections 3 and 4
 Code    https://github.com/LeapLabTHU/ACmix at 81dddb6 (ResNet/test_bottleneck.py). Ours differs: any H x W >= 1, odd
-        sizes under a stride, any odd convolution kernel, a dilation that dilates, a position code in the weights'
-        precision; no unfolded copies (acmix_neighborhood.py); q, k and v are one convolution whose channels are ordered
-        (D, 3, h), the order that the grouped convolution wants and the attention does not mind.
-Shapes  B batch, C channels out, h heads, D = C / h, H W cells, P Q output cells, K kernel_att, k kernel_conv
+        sizes under a stride, any odd convolution kernel, a dilation that takes effect, a position code in the weights'
+        precision; q, k and v are one convolution whose channels are ordered (D, 3, h), the order that the grouped
+        convolution needs and that makes no difference to the attention.
+Shapes  B batch, C channels out, h heads, D = C / h, H W height and width, P Q those of the output, K kernel_att,
+        L = K^2 neighbours, k kernel_conv
 
     q, k, v = W x                                    stage I: three 1x1 projections, shared by both paths
     att(p)  = sum_t softmax_t(q(p) . (k(p+t) + pe(p) - pe(p+t)) / sqrt D) v(p+t)      t in the K x K neighbourhood
@@ -21,13 +22,13 @@ attention's channels are ordered (h, D), the convolution's (D, h); the authors a
 
 from __future__ import annotations
 
-from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ...kernels.neighborhood import Window, listed_logits, listed_sum, neighborhood_attention
+from ...kernels import accelerated, eligibility
+from ...kernels.window import Window, mirror_pad
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/2111.14556"
@@ -35,11 +36,19 @@ TITLE = "On the Integration of Self-Attention and Convolution, CVPR 2022"
 CODE = "https://github.com/LeapLabTHU/ACmix"
 
 
+def _path_arguments(self: ConvolutionPath, qkv_BD3hHW: Tensor, rate: Tensor) -> tuple[Any, ...]:
+    """The arguments of the kernels of `shifted_conv`."""
+    fc, dep_conv = eligibility.pointwise(self.fc), eligibility.conv2d(self.dep_conv)
+    if dep_conv.bias is not None or dep_conv.groups != qkv_BD3hHW.shape[1]:
+        raise eligibility.Ineligible("a convolution with other settings in place of dep_conv")
+    return qkv_BD3hHW, rate, fc, dep_conv
+
+
 class ConvolutionPath(nn.Module):
     """The convolution that every form of ACmix builds from the queries, keys and values of its attention.
 
-    `fc` makes k^2 maps of each channel's 3h, `dep_conv` shifts and sums them; its kernels start as the k^2 one-cell
-    shifts, which make the pair an ordinary convolution, and are learned from there. Keep that start: initialisers that
+    `fc` makes k^2 maps of each channel's 3h, `dep_conv` shifts and sums them; its kernels start as k^2 shifts by
+    one tap, which make the pair an ordinary convolution, and are learned from there. Keep that start: initialisers that
     loop over all convolutions of a network have to leave `dep_conv` out, or call `reset_shifts` afterwards.
 
     Args:
@@ -59,12 +68,10 @@ class ConvolutionPath(nn.Module):
     def __init__(self, channels: int, heads: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> None:
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel_conv={kernel} must be odd, so that a cell is the centre of its neighbourhood.")
+            raise ValueError(f"kernel_conv={kernel} must be odd, so that its neighbourhood has a centre.")
         d = channels // heads
         self.fc = nn.Conv2d(3 * heads, kernel**2, 1, bias=bias)
         self.dep_conv = nn.Conv2d(d * kernel**2, channels, kernel, stride, kernel // 2, groups=d, bias=False)
-        # One grouped convolution with the product of both weights costs 3h k^2 per output, both in turn k^2 (3 + k^2).
-        self.joined = not bias and 3 * heads <= 3 + kernel**2
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -79,25 +86,18 @@ class ConvolutionPath(nn.Module):
             weight = self.dep_conv.weight
             weight.copy_(torch.eye(k * k, device=weight.device).view(k * k, k, k).expand_as(weight))
 
+    @accelerated("shifted_conv", _path_arguments)
     def forward(self, qkv_BD3hHW: Tensor, rate: Tensor) -> Tensor:
-        """Convolve; `rate` scales the kernels rather than the map, which is smaller."""
-        b, _, _, heads, height, width = qkv_BD3hHW.shape
-        conv, kernels = self.dep_conv, self.dep_conv.weight * rate
-        d, k = conv.groups, conv.kernel_size[0]
-        if not self.joined:
-            maps = self.fc(qkv_BD3hHW.reshape(b * d, -1, height, width)).reshape(b, -1, height, width)
-            return F.conv2d(maps, kernels, None, conv.stride, conv.padding, groups=d)
-        kernels = torch.einsum("otyx,tj->ojyx", kernels, self.fc.weight.flatten(1))
-        groups = d
-        if torch.is_grad_enabled() and not torch.jit.is_tracing():
-            # Groups of h channels are too narrow for the backward kernels of CPUs: join 4 with zeros between them.
-            merge = gcd(d, 4)
-            groups = d // merge
-            apart = torch.eye(merge, dtype=kernels.dtype, device=kernels.device).view(1, merge, 1, merge, 1, 1, 1)
-            kernels = kernels.view(groups, merge, -1, 1, 3 * heads, k, k) * apart
-            kernels = kernels.reshape(conv.out_channels, -1, k, k)
-        maps = qkv_BD3hHW.reshape(b, -1, height, width)
-        return F.conv2d(maps, kernels, None, conv.stride, conv.padding, groups=groups)
+        """Convolve, times `rate`."""
+        b, d, _, _, height, width = qkv_BD3hHW.shape
+        maps = self.fc(qkv_BD3hHW.flatten(2, 3).flatten(0, 1))  # the D channels share the layer
+        return self.dep_conv(maps.reshape(b, d * maps.shape[1], height, width)) * rate
+
+
+def _attention_arguments(self: ACmix, qkv_BD3hHW: Tensor, position_DHW: Tensor) -> tuple[Tensor, Tensor, Window]:
+    """The arguments of the kernels of `neighborhood_attention`."""
+    eligibility.softmax(self.softmax, 2)
+    return qkv_BD3hHW, position_DHW, self.window
 
 
 @register(
@@ -106,7 +106,7 @@ class ConvolutionPath(nn.Module):
     title=TITLE,
     code=CODE,
     watch={
-        "softmax": "attention weights of each cell over its K x K neighbours (B, h, K^2, P, Q), computed while watched",
+        "softmax": "attention weights over each position's K x K neighbours (B, h, K^2, P, Q), slower while watched",
         "att": "what the attention path adds, times its rate",
         "conv": "what the convolution path adds, times its rate",
     },
@@ -114,10 +114,10 @@ class ConvolutionPath(nn.Module):
     places={"P4": {}, "P5": {}},
 )
 class ACmix(nn.Module):
-    """Each cell attends over its K x K neighbourhood, while a convolution reuses the same queries, keys and values.
+    """Each position attends over its K x K neighbourhood, while a convolution reuses the same queries, keys and values.
 
-    For the cost of a convolution more than the attention alone, a layer has both: content-dependent weights nearby, and
-    fixed kernels whose share it learns (`rate_att`, `rate_conv`; alpha and beta in the paper).
+    For the cost of one more convolution than attention alone, a layer has both: content-dependent weights nearby, and
+    fixed kernels, with learned shares (`rate_att`, `rate_conv`; alpha and beta in the paper).
 
     Args:
         c1: Channels in.
@@ -149,9 +149,10 @@ class ACmix(nn.Module):
         c2 = c2 or c1
         check_heads(c2, heads)
         Window(kernel_att, stride, dilation).checked()
-        self.heads, self.kernel_att, self.stride, self.dilation = heads, kernel_att, stride, dilation
+        self.heads, self.head_dim = heads, c2 // heads
+        self.kernel_att, self.stride, self.dilation = kernel_att, stride, dilation
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
-        self.conv_p = nn.Conv2d(2, c2 // heads, 1)
+        self.conv_p = nn.Conv2d(2, self.head_dim, 1)
         self.softmax, self.att = nn.Softmax(2), nn.Identity()
         self.conv = ConvolutionPath(c2, heads, kernel_conv, stride)
         self.rate_att = nn.Parameter(torch.full((1,), 0.5))
@@ -164,20 +165,58 @@ class ACmix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
-        b, _, height, width = x.shape
-        qkv_BD3hHW = self.qkv(x).view(b, -1, 3, self.heads, height, width)
+        qkv_BD3hHW = head_by_head(self.qkv(x), self.heads, self.head_dim)
         position_DHW = self.conv_p(place(qkv_BD3hHW, self.conv_p.weight.dtype))[0]
-        if self.softmax._forward_hooks:  # somebody wants to see weights that otherwise never exist in one piece
-            att = self._attend_listed(qkv_BD3hHW, position_DHW)
-        else:
-            att = neighborhood_attention(qkv_BD3hHW, position_DHW, self.window)
-        return self.att(self.rate_att * att.flatten(1, 2)) + self.conv(qkv_BD3hHW, self.rate_conv)
+        att_BhDPQ = self.attend(qkv_BD3hHW, position_DHW)
+        return self.att(self.rate_att * att_BhDPQ.flatten(1, 2)) + self.conv(qkv_BD3hHW, self.rate_conv)
 
-    def _attend_listed(self, qkv_BD3hHW: Tensor, position_DHW: Tensor) -> Tensor:
+    @accelerated("neighborhood_attention", _attention_arguments)
+    def attend(self, qkv_BD3hHW: Tensor, position_DHW: Tensor) -> Tensor:
+        """Attend over each position's neighbours, B h D P Q."""
         q, k, v = qkv_BD3hHW.transpose(1, 3).unbind(2)  # B h D H W each
         q = q[..., :: self.stride, :: self.stride] * q.shape[2] ** -0.5
-        weights_BhKPQ = self.softmax(listed_logits(q, k - position_DHW, self.window))
-        return listed_sum(weights_BhKPQ, v, self.window).to(v.dtype)
+        weights_BhLPQ = self.softmax(neighbor_logits(q, k - position_DHW, self.window))
+        return neighbor_sum(weights_BhLPQ, v, self.window)
+
+
+def head_by_head(qkv: Tensor, heads: int, head_dim: int) -> Tensor:
+    """The projections with an axis each for channel, kind and head: (B, 3 C, H, W) -> B D 3 h H W."""
+    b, _, height, width = qkv.shape
+    return qkv.view(b, head_dim, 3, heads, height, width)
+
+
+def neighbor_logits(q_BhDPQ: Tensor, k_BhDHW: Tensor, window: Window) -> Tensor:
+    """One logit per query and neighbour, B h L P Q, in float32 at least.
+
+    Args:
+        q_BhDPQ: Queries, scaled.
+        k_BhDHW: Keys.
+        window: The neighbourhood.
+    """
+    q_BhDPQ = q_BhDPQ.to(torch.promote_types(q_BhDPQ.dtype, torch.float32))
+    return torch.stack([(q_BhDPQ * neighbor).sum(2) for neighbor in _neighbors(k_BhDHW, window)], 2)
+
+
+def neighbor_sum(weights_BhLPQ: Tensor, v_BhDHW: Tensor, window: Window) -> Tensor:
+    """Sum each query's neighbours with given weights, B h D P Q, in the dtype of the values.
+
+    Args:
+        weights_BhLPQ: A weight per query and neighbour.
+        v_BhDHW: Values.
+        window: The neighbourhood.
+    """
+    total = torch.zeros_like(v_BhDHW[..., :: window.stride, :: window.stride])
+    for i, neighbor in enumerate(_neighbors(v_BhDHW, window)):
+        total = total + weights_BhLPQ[:, :, i, None] * neighbor
+    return total.to(v_BhDHW.dtype)
+
+
+def _neighbors(x_BhDHW: Tensor, window: Window) -> list[Tensor]:
+    """L views, B h D P Q each, of one mirrored map, each shifted to another neighbour."""
+    height, width = x_BhDHW.shape[-2:]
+    padded = mirror_pad(x_BhDHW, window.border)
+    s, steps = window.stride, range(0, 2 * window.border + 1, window.dilation)
+    return [padded[..., dy : dy + height : s, dx : dx + width : s] for dy in steps for dx in steps]
 
 
 def check_heads(channels: int, heads: int) -> None:
@@ -191,7 +230,7 @@ def check_heads(channels: int, heads: int) -> None:
 
 
 def place(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Each cell's place, x and y from -1 to 1 (-1 alone where there is one cell), (1, 2, H, W)."""
+    """Coordinates of each position, x and y from -1 to 1 (-1 where the axis has one position), (1, 2, H, W)."""
     height, width = like.shape[-2:]
     x = _span(width, like.device).expand(1, 1, height, width)
     y = _span(height, like.device)[:, None].expand(1, 1, height, width)

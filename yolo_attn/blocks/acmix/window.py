@@ -4,14 +4,15 @@ Paper   Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2
         https://arxiv.org/abs/2111.14556, sections 4.3 and 5.1; Liu et al., Swin Transformer, ICCV 2021,
         https://arxiv.org/abs/2103.14030, section 3
 Code    https://github.com/LeapLabTHU/ACmix at 81dddb6, Swin-Transformer/models/swin_transformer_acmix.py. Ours differs:
-        any H x W >= 1, with cells beyond the map masked; the convolution path sees the map as it is, where theirs sees
-        the cyclically shifted one, whose seam makes neighbours of opposite borders (`wrap=True` for their numbers);
+        any H x W >= 1, with positions beyond the map masked; the convolution path sees the map as it is, where theirs
+        sees the cyclically shifted one, in which opposite borders are neighbours (`wrap=True` for their numbers);
         masked keys get no weight at all instead of a logit lower by 100; the relative position index is computed.
-Shapes  B batch, C channels, h heads, D = C / h, H W cells, w window side, T = w^2, Y X windows along the axes
+Shapes  B batch, C channels, h heads, D = C / h, H W height and width, w window side, T = w^2, Y X windows along the
+        axes
 
     q, k, v = W x                                                shared by both paths
-    att     = W_o softmax(q k^T / sqrt D + bias[dy, dx]) v       within windows of the map, shifted by `shift` cells
-    conv    = the convolution path of acmix.py; its fc has a bias here
+    att     = W_o softmax(q k^T / sqrt D + bias[dy, dx]) v       within windows of the map, shifted by `shift`
+    conv    = the convolution path of ACmix; its fc has a bias here
     y       = alpha att + beta conv                              alpha = beta = 0.5 at the start
 """
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import register
-from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads
+from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads, head_by_head
 
 
 @register(
@@ -44,8 +45,8 @@ class ACmixWindow(nn.Module):
         c1: Channels in and out, a multiple of `heads`.
         heads: Attention heads.
         window: Side of the windows.
-        shift: Cells by which the windows are shifted up and left, below `window`; Swin alternates 0 and window // 2.
-            A map that one window covers along an axis is not shifted along it.
+        shift: Positions by which the windows are shifted up and left, below `window`; Swin alternates 0 and
+            window // 2. A map that one window covers along an axis is not shifted along it.
         qkv_bias: Bias in the projection to queries, keys and values.
         qk_scale: Factor on the logits; 1 / sqrt D by default.
         attn_drop: Dropout of attention weights.
@@ -79,8 +80,9 @@ class ACmixWindow(nn.Module):
         check_heads(c1, heads)
         if not 0 <= shift < window:
             raise ValueError(f"{shift=} must be at least 0 and below {window=}.")
-        self.heads, self.window, self.shift, self.wrap = heads, window, shift, wrap
-        self.scale = qk_scale or (c1 // heads) ** -0.5
+        self.heads, self.head_dim = heads, c1 // heads
+        self.window, self.shift, self.wrap = window, shift, wrap
+        self.scale = qk_scale or self.head_dim**-0.5
         self.qkv = nn.Conv2d(c1, 3 * c1, 1, bias=qkv_bias)  # channels ordered (D, 3, h)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -94,8 +96,8 @@ class ACmixWindow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
-        b, _, height, width = x.shape
-        qkv_BD3hHW = self.qkv(x).view(b, -1, 3, self.heads, height, width)
+        height, width = x.shape[2:]
+        qkv_BD3hHW = head_by_head(self.qkv(x), self.heads, self.head_dim)
         att = self.proj(self._attend(qkv_BD3hHW))
         if self.wrap and self.shift:
             there = _turned(height, self.shift, x.device), _turned(width, self.shift, x.device)
@@ -107,10 +109,11 @@ class ACmixWindow(nn.Module):
         return self.proj_drop(self.att(self.rate_att * att) + conv)
 
     def _attend(self, qkv_BD3hHW: Tensor) -> Tensor:
+        """Attend within the windows, B C H W."""
         height, width = qkv_BD3hHW.shape[-2:]
         w = self.window
-        plain = not torch.jit.is_tracing() and not self.shift and not height % w and not width % w
-        if not plain:
+        whole = not torch.jit.is_tracing() and not self.shift and not height % w and not width % w
+        if not whole:
             rows, cols = _Axis(height, w, self.shift, qkv_BD3hHW.device), _Axis(width, w, self.shift, qkv_BD3hHW.device)
             qkv_BD3hHW = _take(qkv_BD3hHW, rows.source, cols.source)
         windows = qkv_BD3hHW.unflatten(5, (-1, w)).unflatten(4, (-1, w))  # B D 3 h Y w X w
@@ -119,36 +122,36 @@ class ACmixWindow(nn.Module):
         if logits.dtype == torch.float16:
             logits = logits.clamp(-6e4, 6e4)  # an infinite logit would make the softmax undefined
         logits = logits + self.relative_position_bias_table.t()[:, self.index]
-        if not plain:
+        if not whole:
             logits = logits.masked_fill(~_allowed(rows, cols, w), float("-inf"))
         y_BYXhTD = self.attn_drop(self.softmax(logits)) @ v
         y = y_BYXhTD.unflatten(4, (w, w)).permute(0, 3, 6, 1, 4, 2, 5)  # B h D Y w X w
         y = y.flatten(5, 6).flatten(3, 4).flatten(1, 2)
-        return y if plain else _take(y, rows.back, cols.back)
+        return y if whole else _take(y, rows.back, cols.back)
 
 
 class _Axis:
     """How one axis of a map is shifted and padded to whole windows.
 
     Attributes:
-        source: Cell that each place of the shifted, padded axis shows; places beyond the map repeat the last cell.
-        part: Which part of its window a place belongs to; cells that only the shift brought together differ, and
-            places beyond the map have a part of their own.
-        back: Place of each cell.
+        source: Index on the map of each place of the shifted, padded axis; places beyond the map repeat the last one.
+        part: Which part of its window a place belongs to. Parts differ where only the shift made two positions
+            neighbours; places beyond the map have a part of their own.
+        back: Place of each position of the map.
     """
 
     def __init__(self, size: int, window: int, shift: int, device: torch.device) -> None:
         padded = size + -size % window
         shift = shift * (padded > window)
         place = torch.arange(padded, device=device)
-        cell = (place + shift) % padded
-        self.source = cell.clamp(max=size - 1)
-        self.part = torch.where(cell < size, (place >= padded - shift).long(), 2)
+        position = (place + shift) % padded
+        self.source = position.clamp(max=size - 1)
+        self.part = torch.where(position < size, (place >= padded - shift).long(), 2)
         self.back = (torch.arange(size, device=device) - shift) % padded
 
 
 def _allowed(rows: _Axis, cols: _Axis, window: int) -> Tensor:
-    """Pairs of cells that may see each other, (Y, X, 1, T, T); at least each cell itself."""
+    """Pairs of positions that may see each other, (Y, X, 1, T, T); at least each position itself."""
     part = rows.part[:, None] * 3 + cols.part
     part = part.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(2)  # Y X T
     return part[:, :, None, :, None] == part[:, :, None, None, :]
@@ -163,7 +166,7 @@ def _turned(size: int, shift: int, device: torch.device) -> Tensor:
 
 
 def _relative_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of cells in a window, (T, T)."""
+    """Row of the bias table for each pair of positions in a window, (T, T)."""
     place = torch.arange(window)
     apart = place[:, None] - place + window - 1
     index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]

@@ -3,16 +3,16 @@
 Paper   Fan et al., Rethinking Local Perception in Lightweight Vision Transformer, arXiv 2023,
         https://arxiv.org/abs/2303.17803, section 3 (Clo block: local branch "AttnConv", global branch)
 Code    https://github.com/qhfan/CloFormer at 9181f69, classification/models/blocks.py. Ours differs: any height and
-        width (the global branch pools edge cells over what is there; `pooling="floor"` leaves them out, as the authors'
-        pooling does where their code runs); a zero anywhere in `group_split`; one projection for the queries, keys and
-        values of all branches; attention over pooled cells without the N x M matrix; swish is the plain SiLU; on CPU
-        less time and memory (`cloformer_cpu`).
-Shapes  B batch, C channels, d channels per head, G_j heads of branch j, m_j = G_j d its channels, H W height and width,
-        N = HW cells, M = ceil(H/s) ceil(W/s) windows of side s
+        width (incomplete windows of the global branch are averaged over the positions that they have;
+        `pooling="floor"` leaves them out, as the authors' pooling does where their code runs); a zero anywhere in
+        `group_split`; one projection for the queries, keys and values of all branches; attention over pooled positions
+        without the N x M matrix; swish is the plain SiLU.
+Shapes  B batch, C channels, d channels per head, h heads of the global branch, G_j heads of branch j, m_j = G_j d its
+        channels, T = 3m, H W height and width, N = H W positions, P Q windows of side s along the axes, M = P Q
 
     local branch j, kernel size k_j:
       q, k, v = dwconv_kj(conv1x1(x))                       B m_j H W each    shared weights gather the neighbourhood
-      w       = tanh(AttnMap(q * k) / sqrt(d))              B m_j H W         in (-1, 1), for each cell and channel
+      w       = tanh(AttnMap(q * k) / sqrt(d))              B m_j H W         in (-1, 1), per position and channel
       local_j = w * v                                       B m_j H W
       AttnMap = conv1x1 -> swish -> conv1x1                                   no softmax: the non-linearity is stronger
     global branch:
@@ -29,7 +29,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...kernels.clo_attention import attend_directly, attends_directly
+from ...kernels import accelerated, eligibility
+from ...kernels.clo_attention import Settings, Weights
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/2303.17803"
@@ -79,17 +80,40 @@ class LocalBranch(nn.Module):
         self.tanh = nn.Tanh()
         self.attn_drop = nn.Dropout(attn_drop)
 
-    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+    def forward(self, qkv_BTHW: torch.Tensor) -> torch.Tensor:
         """Mix each channel with its neighbourhood, then weight the values."""
-        q, k, v = self.conv(qkv).chunk(3, 1)
+        q, k, v = self.conv(qkv_BTHW).chunk(3, 1)  # B m H W each
         return self.attn_drop(self.tanh(self.attn_map(q * k) * self.scale)) * v
+
+
+def _kernel_arguments(self: AttnConv, x: torch.Tensor) -> tuple[torch.Tensor, Settings, Weights]:
+    """The arguments of the kernels of `attn_conv`."""
+    if self.training and self.attn_drop:
+        raise eligibility.Ineligible("dropout of attention weights is active")
+    qkv, proj = eligibility.pointwise(self.qkv), eligibility.pointwise(self.proj)
+    kv = eligibility.pointwise(self.kv) if self.global_heads else None
+    scales, local = [], []
+    for branch in eligibility.exact(self.local, nn.ModuleList):
+        attn_map = eligibility.exact(eligibility.exact(branch, LocalBranch).attn_map, AttnMap)
+        eligibility.exact(attn_map.act, nn.SiLU)
+        eligibility.exact(branch.tanh, nn.Tanh)
+        eligibility.no_dropout(branch.attn_drop)
+        fc1, fc2 = (eligibility.pointwise(layer, bias=True) for layer in (attn_map.fc1, attn_map.fc2))
+        for conv in (eligibility.depthwise(branch.conv), fc1, fc2):
+            local += [conv.weight, conv.bias]
+        scales.append(branch.scale)
+    settings = Settings(tuple(scales), self.global_heads, self.scale, self.window_size, self.pooling == "floor")
+    weights = Weights(
+        qkv.weight, qkv.bias, proj.weight, proj.bias, kv and kv.weight, kv and kv.bias, tuple(local)
+    )  # fmt: skip
+    return x, settings, weights
 
 
 @register(
     paper=PAPER,
     title=TITLE,
     code=CODE,
-    watch={"local.0.tanh": "weights in (-1, 1) of the first local branch, one per cell and channel"},
+    watch={"local.0.tanh": "weights in (-1, 1) of the first local branch, one per position and channel"},
     row="Clo",
     # The paper's windows, kernels and (at stride 32) share of global heads for these strides.
     places={
@@ -99,7 +123,7 @@ class LocalBranch(nn.Module):
     },
 )
 class AttnConv(nn.Module):
-    """Attends locally with weights made from each cell's context, and globally over pooled cells.
+    """Attends locally with weights made from each position's context, and globally over pooled positions.
 
     The local heads sharpen what a depthwise convolution sees (high frequencies); the global heads look at the whole map
     at the price of 1/window_size^2 of full attention (low frequencies).
@@ -108,15 +132,15 @@ class AttnConv(nn.Module):
         c1: Channels in and out; a multiple of `heads`.
         heads: Number of heads.
         group_split: Heads of each local branch, in the order of `kernel_sizes`, then heads of the global branch; they
-            add up to `heads`; zeros leave a branch out.
+            add up to `heads`; a zero omits the branch.
         kernel_sizes: Odd sides of the local branches' depthwise convolutions.
-        window_size: Side of the cells' windows that the global branch averages into one key and value; 1 means none.
+        window_size: Side of the windows that the global branch averages into one key and value; 1 means no pooling.
         qkv_bias: Biases in the projections.
         attn_drop: Dropout rate of the weights, local and global.
         proj_drop: Dropout rate of the output.
-        pooling: "ceil": every cell belongs to a window, those at the right and lower edge may be smaller. "floor":
-            cells beyond the last whole window are no keys or values, as in the authors' code (a side shorter than one
-            window still makes one).
+        pooling: "ceil": every position belongs to a window; windows at the right and lower edge may be smaller.
+            "floor": positions beyond the last whole window are no keys or values, as in the authors' code (a side
+            shorter than one window still makes one).
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W) for any H, W >= 1.
@@ -158,36 +182,39 @@ class AttnConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Local branches and the global branch side by side, then mixed."""
-        if attends_directly(self, x):
-            return self.proj_drop(attend_directly(self, x))
+        return self.proj_drop(self.mix(x))
+
+    @accelerated("attn_conv", _kernel_arguments)
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        """The output before dropout, B C H W."""
         parts = self.qkv(x).split(self.splits, 1)
         outputs = [branch(part) for branch, part in zip(self.local, parts, strict=False)]
         if self.global_heads:
             outputs.append(self.attend(parts[-1], self.kv(self.pool(x))))
-        return self.proj_drop(self.proj(torch.cat(outputs, 1)))
+        return self.proj(torch.cat(outputs, 1))
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
-        """Average the cells of each window: (B, C, H, W) -> (B, C, windows down, windows across)."""
+        """Average the positions of each window, B C P Q."""
         if self.window_size == 1:
             return x
         s = self.window_size
-        pooled = F.avg_pool2d(x, s, s, ceil_mode=True, count_include_pad=False)
+        pooled_BCPQ = F.avg_pool2d(x, s, s, ceil_mode=True, count_include_pad=False)
         if self.pooling == "floor":
             whole_h, whole_w = x.shape[2] // s, x.shape[3] // s
             # max(whole, 1) in arithmetic that a trace keeps.
-            pooled = pooled[:, :, : whole_h + 1 // (whole_h + 1), : whole_w + 1 // (whole_w + 1)]
-        return pooled
+            pooled_BCPQ = pooled_BCPQ[:, :, : whole_h + 1 // (whole_h + 1), : whole_w + 1 // (whole_w + 1)]
+        return pooled_BCPQ
 
-    def attend(self, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
-        """Softmax attention of every cell (B, m, H, W) over the pooled cells (B, 2m, h, w)."""
-        b, m, h, w = q.shape
-        # The fast path that never holds the N x M weights asks for a last dimension of stride 1.
-        q_bgnd = q.reshape(b, self.global_heads, self.head_dim, -1).transpose(2, 3).contiguous()
-        kv_bgnd = kv.reshape(b, 2 * self.global_heads, self.head_dim, -1).transpose(2, 3).contiguous()
-        k_bgnd, v_bgnd = kv_bgnd.chunk(2, 1)
+    def attend(self, q_BmHW: torch.Tensor, kv_BIPQ: torch.Tensor) -> torch.Tensor:
+        """Softmax attention of every position over the pooled positions, B m H W; I = 2m."""
+        (b, m, height, width), (p, q) = q_BmHW.shape, kv_BIPQ.shape[2:]
+        heads, d = self.global_heads, self.head_dim
+        # PyTorch's attention without the N x M weights wants a last dimension of stride 1.
+        q_BhNd = q_BmHW.reshape(b, heads, d, height * width).transpose(2, 3).contiguous()
+        k_BhMd, v_BhMd = kv_BIPQ.reshape(b, 2 * heads, d, p * q).transpose(2, 3).contiguous().chunk(2, 1)
         dropout = self.attn_drop if self.training else 0.0
-        y_bgnd = F.scaled_dot_product_attention(q_bgnd, k_bgnd, v_bgnd, dropout_p=dropout, scale=self.scale)
-        return y_bgnd.transpose(2, 3).reshape(b, m, h, w)
+        y_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhMd, v_BhMd, dropout_p=dropout, scale=self.scale)
+        return y_BhNd.transpose(2, 3).reshape(b, m, height, width)
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution whose output is the operator's output."""
@@ -210,6 +237,6 @@ def _check(
     if any(k < 1 or k % 2 == 0 for k in kernel_sizes):
         raise ValueError(f"{kernel_sizes=} must be odd, so that a convolution keeps height and width")
     if window_size < 1:
-        raise ValueError(f"{window_size=} must be at least 1; 1 attends to every cell")
+        raise ValueError(f"{window_size=} must be at least 1; 1 attends to every position")
     if pooling not in ("ceil", "floor"):
-        raise ValueError(f"{pooling=} must be 'ceil' (every cell counts) or 'floor' (whole windows only)")
+        raise ValueError(f"{pooling=} must be 'ceil' (every position counts) or 'floor' (whole windows only)")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...kernels.depthwise import untouched
+from ...kernels import accelerated
 from ...layers import pad_to
 from ...registry import register
 
@@ -117,11 +117,7 @@ class HiLo(nn.Module):
         if self.h_heads:
             parts.append(self.h_proj(self._hi_fi(h_qkv)[:, :, :height, :width]))
         if self.l_heads:
-            # Pooling is faster where channels lie side by side. With gradients the copy would be kept, hence not then.
-            if s > 1 and not torch.is_grad_enabled() and untouched(x):
-                x = x.contiguous(memory_format=torch.channels_last)
-            # ceil_mode keeps the cells of an incomplete window and divides by how many there are.
-            pooled = F.avg_pool2d(x, s, ceil_mode=True) if s > 1 else x
+            pooled = self._pool(x) if s > 1 else x
             parts.append(self.l_proj(self._lo_fi(l_q[:, :, :height, :width], self.l_kv(pooled))))
         return self.proj_drop(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
 
@@ -133,6 +129,11 @@ class HiLo(nn.Module):
         """How the heads are shared out."""
         heads = f"h_heads={self.h_heads}, l_heads={self.l_heads}"
         return f"{heads}, window_size={self.window_size}, padding={self.padding!r}"
+
+    @accelerated("window_means", lambda self, x: (x, self.window_size))
+    def _pool(self, x: Tensor) -> Tensor:
+        """Means over the windows, B C P Q; incomplete windows count the positions that they have."""
+        return F.avg_pool2d(x, self.window_size, ceil_mode=True)
 
     def _hi_fi(self, qkv: Tensor) -> Tensor:
         """Attention within windows; (B, 3*h*d, H, W) -> (B, h*d, H, W), both sides rounded up to whole windows."""

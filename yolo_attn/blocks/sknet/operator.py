@@ -1,12 +1,12 @@
 """Selective Kernel attention (SK): each channel chooses its own kernel size.
 
 Paper   Li et al., Selective Kernel Networks, CVPR 2019, https://arxiv.org/abs/1903.06586, section 3.1
-Code    implus/SKNet@17dd708 (the authors', Caffe): `SKConv`, and `SKUnit` and the networks in sknet_net.py.
+Code    implus/SKNet@17dd708 (the authors', Caffe): `SKConv`, and `SKUnit` and the networks in `network`.
         xmu-xiaoma666/External-Attention-pytorch@d75848e, the PyTorch code most readers know: `SKAttention`.
         Ours differs: the branches are never stacked into one K B C H W tensor; convolutions before a BatchNorm carry no
         bias unless asked (the BatchNorm cancels it); the paper's BatchNorm and ReLU in the fuse step, absent from
         the PyTorch code, are an option there and the rule in `SKConv`.
-Shapes  B batch, K branches, C channels, D squeezed channels, H W height and width in cells
+Shapes  B batch, K branches, C channels, D squeezed channels, H W height and width
 
     split    f_k = relu(bn_k(conv_k(x)))            B C H W   one kernel size per branch
     fuse     s   = mean over H W of sum_k f_k       B C 1 1
@@ -17,6 +17,7 @@ Shapes  B batch, K branches, C channels, D squeezed channels, H W height and wid
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,12 +25,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...kernels.selection import lean_training, pooled_sum, select, weighted_sum
-from ...layers import BatchNorm2d, fold_batchnorm, grouped_conv
+from ...kernels import accelerated, eligibility, selection
+from ...kernels.eligibility import Conv
+from ...layers import BatchNorm2d, fold_batchnorm
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/1903.06586"
 CODE = "https://github.com/implus/SKNet"
+
+
+def _conv_arguments(self: Branch, x: torch.Tensor) -> tuple[torch.Tensor, Conv]:
+    """The arguments of the kernels of `grouped_conv`."""
+    return x, eligibility.conv2d(self.conv)
 
 
 class Branch(nn.Module):
@@ -67,13 +74,43 @@ class Branch(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Look at the map with this kernel."""
-        return self.act(self.bn(grouped_conv(self.conv, x)))
+        return self.act(self.bn(self.convolve(x)))
+
+    @accelerated("grouped_conv", _conv_arguments)
+    def convolve(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution alone."""
+        return self.conv(x)
 
     def fuse(self) -> None:
         """Fold the BatchNorm into the convolution."""
         if isinstance(self.bn, BatchNorm2d):
             fold_batchnorm(self.conv, self.bn)
             self.bn = nn.Identity()
+
+
+def _kernel_arguments(self: SelectiveKernel, x: torch.Tensor) -> tuple[Any, ...]:
+    """The arguments of the kernels of `selective_kernel`."""
+    branches = []
+    for branch in eligibility.exact(self.convs, nn.ModuleList):
+        conv, norm = eligibility.conv2d(eligibility.exact(branch, Branch).conv), eligibility.batchnorm(branch.bn)
+        eligibility.exact(branch.act, nn.ReLU)
+        if norm is None:
+            raise eligibility.Ineligible("a branch without BatchNorm")
+        branches.append(selection.Branch(conv, norm))
+    eligibility.softmax(self.softmax, 1)
+    relu = type(self.fc_act) is nn.ReLU
+    eligibility.exact(self.fc_act, nn.ReLU if relu else nn.Identity)
+    fcs = tuple(eligibility.pointwise(fc) for fc in eligibility.exact(self.fcs, nn.ModuleList))
+    squeeze = selection.Squeeze(eligibility.pointwise(self.fc), eligibility.batchnorm(self.fc_bn), relu, fcs)
+    return x, tuple(branches), squeeze, self.split_input
+
+
+def _sum_arguments(
+    self: SelectiveKernel, a_BKC11: torch.Tensor, branches: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The arguments of the kernels of `weighted_sum`, for weights that add up to one."""
+    eligibility.softmax(self.softmax, 1)
+    return a_BKC11, tuple(branches)
 
 
 class SelectiveKernel(nn.Module):
@@ -117,7 +154,7 @@ class SelectiveKernel(nn.Module):
         kernels = tuple(kernels)
         dilations = tuple(dilations) if dilations is not None else (1,) * len(kernels)
         if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
-            raise ValueError(f"{kernels=} must be odd sizes, at least one; even kernels shift the map by half a cell")
+            raise ValueError(f"{kernels=} must be odd sizes, at least one; even kernels shift the map")
         if len(dilations) != len(kernels):
             raise ValueError(f"{dilations=} must name one dilation for each of {kernels=}")
         if split_input and c1 % len(kernels):
@@ -138,21 +175,28 @@ class SelectiveKernel(nn.Module):
         self.fcs = nn.ModuleList(nn.Conv2d(hidden, c2, 1, bias=not fuse_norm) for _ in kernels)
         self.softmax = nn.Softmax(dim=1)
 
+    @accelerated("selective_kernel", _kernel_arguments)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Split, fuse, select."""
-        convs: Any = self.convs
-        xs = x.chunk(len(convs), 1) if self.split_input else [x] * len(convs)
-        if self.training and lean_training(convs, x):
-            maps = [grouped_conv(branch.conv, part) for branch, part in zip(convs, xs, strict=True)]
-            parameters = [*self.fc.parameters(), *self.fc_bn.parameters(), *self.fcs.parameters()]
-            return select(maps, [branch.bn for branch in convs], self.attend, parameters)
-        branches = [branch(part) for branch, part in zip(convs, xs, strict=True)]
-        return weighted_sum(branches, self.attend(pooled_sum(branches)))
+        parts = x.chunk(len(self.convs), 1) if self.split_input else [x] * len(self.convs)
+        branches = [branch(part) for branch, part in zip(self.convs, parts, strict=True)]
+        # The mean of the sum as a sum of means, so that the map of the sum is never made.
+        s_BC11 = functools.reduce(torch.add, [f.mean((2, 3), keepdim=True) for f in branches])
+        return self.combine(self.attend(s_BC11), branches)
 
-    def attend(self, s: torch.Tensor) -> torch.Tensor:
-        """Weights (B, K, C, 1, 1) of the branches from the pooled description (B, C, 1, 1)."""
-        z_BD11 = self.fc_act(self.fc_bn(self.fc(s)))
+    def attend(self, s_BC11: torch.Tensor) -> torch.Tensor:
+        """Weights of the branches from the pooled description, B K C 1 1."""
+        z_BD11 = self.fc_act(self.fc_bn(self.fc(s_BC11)))
         return self.softmax(torch.stack([fc(z_BD11) for fc in self.fcs], 1))
+
+    @accelerated("weighted_sum", _sum_arguments)
+    def combine(self, a_BKC11: torch.Tensor, branches: Sequence[torch.Tensor]) -> torch.Tensor:
+        """sum_k a_k f_k, B C H W, without stacking the branches."""
+        a_KBC11 = a_BKC11.to(branches[0].dtype).unbind(1)
+        y = branches[0] * a_KBC11[0]
+        for a, f in zip(a_KBC11[1:], branches[1:], strict=True):
+            y = torch.addcmul(y, f, a)
+        return y
 
     def fuse(self) -> None:
         """Fold the BatchNorms into the convolutions before them."""

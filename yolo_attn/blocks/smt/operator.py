@@ -3,8 +3,8 @@
 Paper   Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://arxiv.org/abs/2307.08579, section 3
 Code    AFeng-x/SMT@11e954d, models/smt.py. Ours differs: images instead of token sequences; the modulator is not kept
         on the module (theirs breaks deepcopy); the heads' interleave is part of joining them, not a copy of its own;
-        attention never holds its N x N weights; one image of one cell trains. Blocks: `smt_blocks`; network: `smt_net`.
-Shapes  B batch, C channels, H W height and width, N = H W cells, h heads, G = C / h channels of a head, r expansion
+        attention never holds its N x N weights; one image of one position trains. Blocks: `blocks`; network: `network`.
+Shapes  B batch, C channels, H W height and width, N = H W positions, h heads, G = C / h channels of a head, r expansion
 
 SAM     v, s = W_v x, W_s x                                    B C H W
         d_i  = DWConv_{3+2i}(s_i)             i = 0 .. h-1     B G H W     multi-head mixed convolution (MHMC)
@@ -21,16 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...kernels.modulation import (
-    aggregate,
-    aggregates_directly,
-    infer,
-    mixed_conv,
-    mixes_directly,
-    modulate,
-    project,
-    projects_directly,
-)
+from ...kernels import accelerated, eligibility
+from ...kernels.modulation import Modulation
 from ...layers import BatchNorm2d, fold_batchnorm
 from ...registry import register
 
@@ -40,7 +32,7 @@ CODE = "https://github.com/AFeng-x/SMT"
 
 
 def linear(c1: int, c2: int, bias: bool = True) -> nn.Conv2d:
-    """A linear map of every cell, initialised as the authors initialise theirs."""
+    """A linear map of every position, initialised as the authors initialise theirs."""
     layer = nn.Conv2d(c1, c2, 1, bias=bias)
     nn.init.trunc_normal_(layer.weight, std=0.02)
     if layer.bias is not None:
@@ -83,8 +75,6 @@ class MultiHeadMixedConv(nn.Module):
 
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         """Convolve each head's channels and interleave the heads."""
-        if mixes_directly(s, self.heads):
-            return mixed_conv(s, self.heads)
         parts = s.chunk(len(self.heads), 1)
         # Stacking behind the channel axis joins the heads and interleaves them in the same copy.
         z_BGhHW = torch.stack([conv(part) for conv, part in zip(self.heads, parts, strict=True)], 2)
@@ -112,9 +102,6 @@ class ScaleAwareAggregation(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Aggregate within groups, then across them."""
-        if aggregates_directly(z, self.intra, self.bn, self.act, self.inter):
-            shortcut = aggregate if torch.is_grad_enabled() else infer
-            return shortcut(z, self.intra, self.bn, self.inter)
         return self.inter(self.act(self.bn(self.intra(z))))
 
     def fuse(self) -> None:
@@ -124,26 +111,45 @@ class ScaleAwareAggregation(nn.Module):
             self.bn = nn.Identity()
 
 
+def _kernel_arguments(self: ScaleAwareModulation, x: torch.Tensor) -> tuple[torch.Tensor, Modulation]:
+    """The arguments of the kernels of `scale_aware_modulation`."""
+    mixed_conv = eligibility.exact(self.mixed_conv, MultiHeadMixedConv)
+    aggregation = eligibility.exact(self.aggregation, ScaleAwareAggregation)
+    eligibility.gelu(aggregation.act)
+    eligibility.exact(self.modulator, nn.Identity)
+    heads = tuple(eligibility.depthwise(conv) for conv in eligibility.exact(mixed_conv.heads, nn.ModuleList))
+    layers = Modulation(
+        eligibility.pointwise(self.s),
+        eligibility.pointwise(self.v),
+        heads,
+        eligibility.pointwise(aggregation.intra, groups=x.shape[1] // len(heads), bias=True),
+        eligibility.batchnorm(aggregation.bn),
+        eligibility.pointwise(aggregation.inter),
+        eligibility.pointwise(self.proj),
+    )
+    return x, layers
+
+
 @register(
     paper=PAPER,
     title=TITLE,
     code=CODE,
     watch={
         "modulator": "factor by which each value is multiplied, from context at several scales",
-        "mixed_conv": "context at several scales, interleaved: channel g * heads + i saw a window of 3 + 2i cells",
+        "mixed_conv": "context at several scales, interleaved: channel g * heads + i has a window of side 3 + 2i",
     },
     row="SAM",
     places={"P3": {}, "P4": {}},
 )
 class ScaleAwareModulation(nn.Module):
-    """Multiplies each cell's values by context gathered at several scales; linear in the number of cells.
+    """Multiplies each position's values by context gathered at several scales; linear in the number of positions.
 
-    It stands in for self-attention where maps are large (P3, P4): mixed depthwise convolutions see each cell's
+    It replaces self-attention where maps are large (P3, P4): mixed depthwise convolutions see each position's
     surroundings at several sizes, the aggregation decides per channel which sizes matter.
 
     Args:
         c1: Channels in and out; a multiple of `heads`.
-        heads: Number of scales; head i looks at windows of 3 + 2i cells, so 4 heads reach 9 x 9.
+        heads: Number of scales; head i has windows of side 3 + 2i, so 4 heads reach 9 x 9.
         expand_ratio: Width inside the aggregation, in multiples of `c1`.
         qkv_bias: Whether the maps to values and context have a bias (the authors' models: yes).
         proj_drop: Dropout after the output projection.
@@ -172,14 +178,13 @@ class ScaleAwareModulation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Modulate the values with multi-scale context."""
-        if not projects_directly(x, self.s, self.v, self.proj):
-            m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
-            return self.proj_drop(self.proj(m * self.v(x)))
-        # With gradients the maps of x go together; without, v waits until the memory of what leads to m is free.
-        s, *values = project(x, self.s, self.v) if torch.is_grad_enabled() else project(x, self.s)
-        m = self.modulator(self.aggregation(self.mixed_conv(s)))
-        (v,) = values or project(x, self.v)
-        return self.proj_drop(modulate(m, v, self.proj))
+        return self.proj_drop(self.modulate(x))
+
+    @accelerated("scale_aware_modulation", _kernel_arguments)
+    def modulate(self, x: torch.Tensor) -> torch.Tensor:
+        """The output before dropout, B C H W."""
+        m = self.modulator(self.aggregation(self.mixed_conv(self.s(x))))
+        return self.proj(m * self.v(x))
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution that the output comes out of."""
@@ -191,16 +196,16 @@ class ScaleAwareModulation(nn.Module):
     title=TITLE,
     code=CODE,
     watch={
-        "attended": "what each cell gathered from the whole map, before the local term is added",
-        "local_conv": "the local term: each cell's values among those of its neighbours",
+        "attended": "what each position gathered from the whole map, before the local term is added",
+        "local_conv": "the local term: each position's values among those of its neighbours",
     },
     row="SMTMSA",
     places={"P5": {}},
 )
 class SMTAttention(nn.Module):
-    """Softmax attention of every cell over all cells, plus a depthwise convolution of the values for local detail.
+    """Softmax attention of every position over all others, plus a depthwise convolution of the values for local detail.
 
-    The paper uses it where maps are small (P5): its time grows with the square of the number of cells. Memory does
+    The paper uses it where maps are small (P5): its time grows with the square of the number of positions. Memory does
     not: the N x N weights exist only tile by tile (in training with `attn_drop` PyTorch may hold them whole).
 
     Args:
@@ -238,7 +243,7 @@ class SMTAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over all cells and add the local term."""
+        """Attend over all positions and add the local term."""
         k, v = self.kv(x).chunk(2, 1)
         rate = self.attn_drop if self.training else 0.0
         y_BhNG = F.scaled_dot_product_attention(
@@ -251,7 +256,7 @@ class SMTAttention(nn.Module):
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         """B C H W -> B h N G."""
         b, c, h, w = x.shape
-        # A cell's channels must lie side by side: SDPA on CPU silently holds the N x N weights otherwise.
+        # The channels of a position must lie side by side: SDPA on CPU silently holds the N x N weights otherwise.
         x_BHWC = x.permute(0, 2, 3, 1).contiguous()
         return x_BHWC.reshape(b, h * w, self.heads, c // self.heads).transpose(1, 2)
 
