@@ -15,10 +15,9 @@ from .patch import Function, Patch
 def _make(original: Function) -> Function:
     def fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Fold our modules, then Ultralytics' own."""
-        # Children before their parents: a carrier folds its gate into what its operator has folded already.
-        for m in reversed(list(self.modules())):
-            if registry.is_ours(m) and hasattr(m, "fuse"):
-                m.fuse()
+        from ..layers import fuse as fuse_modules
+
+        fuse_modules(m for m in self.modules() if registry.is_ours(m))
         return original(self, *args, **kwargs)
 
     return fuse

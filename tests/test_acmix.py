@@ -392,28 +392,6 @@ def test_classifiers_and_backbones_share_their_names() -> None:
     assert {k.split(".")[0] for k in set(swin) ^ set(swin_maps)} == {"head", "norm", "norms"}
 
 
-def test_fusing_changes_names_not_numbers() -> None:
-    network = ACmixResNetBackbone("26")
-    for m in network.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, std=0.1)
-            m.running_mean.normal_(std=0.1)
-            m.running_var.uniform_(0.5, 2.0)
-    network.eval().double()
-    x = torch.randn(1, 3, 40, 33, dtype=torch.double)
-    with torch.no_grad():
-        want = network(x)
-        for _ in range(2):
-            for m in list(network.modules()):
-                if hasattr(m, "fuse"):
-                    m.fuse()
-        for got, wanted in zip(network(x), want, strict=True):
-            torch.testing.assert_close(got, wanted)
-    left = [k for k, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert left and all(k.endswith(".bn2") for k in left)
-
-
 @pytest.mark.parametrize(
     ("build", "words"),
     [

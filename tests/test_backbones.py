@@ -22,7 +22,7 @@ from yolo_attn.blocks.cloformer.network import CloFormerBackbone
 from yolo_attn.blocks.litv2.network import LITv2Backbone
 from yolo_attn.blocks.sknet.network import SKNetBackbone
 from yolo_attn.blocks.smt.network import SMTBackbone
-from yolo_attn.layers import BatchNorm2d, DropPath
+from yolo_attn.layers import BatchNorm2d, DropPath, fuse
 from yolo_attn.yamls import shipped as assets
 
 ROWS = [b for b in registry.list_blocks() if hasattr(b.cls, "sizes")]
@@ -152,9 +152,7 @@ def test_fusing_keeps_the_maps(row: registry.Block) -> None:
     module = build(row)
     with torch.no_grad():
         want = module(image(1, 64, 64))
-        for m in reversed(list(module.modules())):
-            if hasattr(m, "fuse"):
-                m.fuse()
+        fuse(module.modules())
         assert_close(module(image(1, 64, 64)), want)
 
 

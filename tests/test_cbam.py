@@ -34,19 +34,6 @@ def test_spatial_gate_is_one_weight_per_cell() -> None:
     torch.testing.assert_close(y, x * seen[0])
 
 
-def test_fuse_keeps_the_numbers() -> None:
-    module = ConvBlockAttention(16)
-    for _ in range(3):  # running statistics away from their start
-        module(torch.randn(4, 16, 8, 8) * 3 + 1)
-    module.eval()
-    x = torch.randn(1, 16, 7, 6)
-    want = module(x)
-    for _ in range(2):
-        module.spatial_gate.fuse()
-        torch.testing.assert_close(module(x), want)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in module.modules())
-
-
 @pytest.mark.parametrize(
     "options, words",
     [

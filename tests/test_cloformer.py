@@ -248,18 +248,3 @@ def test_dropout_acts_in_training_only() -> None:
 def test_options_that_do_not_fit_say_why(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AttnConv(32, **options)
-
-
-def test_row_folds_its_gate_into_the_projection() -> None:
-    from yolo_attn import registry
-
-    torch.manual_seed(0)
-    row, x = registry.require("Clo").cls(32), torch.randn(2, 32, 7, 9)
-    nn.init.normal_(row.bn.weight)
-    row.train()(x)
-    row.eval()
-    with torch.no_grad():
-        want = row(x)
-        row.fuse()
-        torch.testing.assert_close(row(x), want, atol=1e-5, rtol=0)
-    assert isinstance(row.bn, nn.Identity)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules import random_norms
 from safetensors.torch import load_file
-from torch import nn
 
 from yolo_attn.blocks.cloformer.blocks import CloBlock, CloDownBlock, CloLayer
 from yolo_attn.blocks.cloformer.network import CloFormer, CloFormerBackbone
@@ -21,17 +21,6 @@ MINI = {
     "group_splits": ((3, 1), (2, 2), (2, 2), (1, 3)),
     "mlp_ratios": (2, 2, 2, 2),
 }
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias)
-            m.running_mean.normal_()
-            m.running_var.uniform_(0.5, 2)
-    return module.eval()
 
 
 @pytest.mark.parametrize(("size", "millions"), [("xxs", 4.17), ("xs", 7.17), ("s", 12.35)])
@@ -52,7 +41,7 @@ def test_backbone_gives_four_maps(size: str) -> None:
 
 
 def test_classifier_is_the_mean_of_the_last_map() -> None:
-    classifier = randomised(CloFormer(num_classes=5, **MINI))
+    classifier = random_norms(CloFormer(num_classes=5, **MINI))
     backbone = CloFormerBackbone(**MINI).eval()
     backbone.load_state_dict({k: v for k, v in classifier.state_dict().items() if not k.startswith("head.")})
     x = torch.randn(2, 3, 41, 70)
@@ -67,22 +56,8 @@ def test_one_image_of_any_size_trains(size: tuple[int, int]) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_folding_batchnorm_changes_nothing() -> None:
-    model = randomised(CloFormerBackbone(**MINI))
-    x = torch.randn(1, 3, 64, 40)
-    with torch.no_grad():
-        want = model(x)
-        for _ in range(2):
-            for m in model.modules():
-                if hasattr(m, "fuse"):
-                    m.fuse()
-        got = model(x)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
-
-
 def test_trace_of_the_backbone_serves_other_sizes() -> None:
-    model = randomised(CloFormerBackbone(**MINI))
+    model = random_norms(CloFormerBackbone(**MINI))
     traced = torch.jit.trace(model, torch.randn(1, 3, 64, 64), check_trace=False)
     for size in ((96, 64), (61, 35)):
         x = torch.randn(2, 3, *size)

@@ -13,33 +13,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from modules import BLOCKS, CHANNELS, build, inputs, run
 
 from yolo_attn import registry
-
-CHANNELS = 32
-# Rows with several outputs or of other channels than c2 are held to the same promises in test_backbones.py.
-BLOCKS = [b for b in registry.list_blocks() if not b.carrier and not hasattr(b.cls, "out_channels")]
-
-
-def build(block: registry.Block) -> torch.nn.Module:
-    torch.manual_seed(0)
-    c1 = [CHANNELS, CHANNELS] if block.many else CHANNELS
-    args = (c1, CHANNELS) if block.takes_c2 else (c1,)
-    module = block.cls(*args)
-    # Zero-initialised layers would hide whatever happens before them.
-    for p in module.parameters():
-        if not p.is_meta and p.dim() and not p.any():
-            torch.nn.init.normal_(p, std=0.1)
-    return module
-
-
-def inputs(block: registry.Block, b: int, h: int, w: int, scale: float = 1.0) -> list[torch.Tensor]:
-    g = torch.Generator().manual_seed(b * 10000 + h * 100 + w)
-    return [torch.randn(b, CHANNELS, h, w, generator=g) * scale for _ in range(2 if block.many else 1)]
-
-
-def run(block: registry.Block, module: torch.nn.Module, xs: list[torch.Tensor]) -> torch.Tensor:
-    return module(xs) if block.many else module(*xs)
 
 
 def promise(name: str):

@@ -89,11 +89,11 @@ def test_norm_and_activation_of_the_authors_block_may_be_given_in_words_or_as_cl
     from functools import partial
 
     ours = DilateBlock(12, 3, qkv_bias=False, dilation=(1, 2, 3), position=False)
-    state = {k.replace("fc", "mlp.fc"): v for k, v in ours.state_dict().items()}
+    state = ours.state_dict()
     for norm, eps in (("LayerNorm(eps=1e-6)", 1e-6), (partial(nn.LayerNorm, eps=1e-3), 1e-3), (nn.LayerNorm, 1e-5)):
         module = official.load(
             "dilate_block", {"dim": 12, "num_heads": 3, "norm_layer": norm, "act_layer": "ReLU"}, state
         )
-        assert module.norm1.eps == module.norm2.eps == eps and isinstance(module.act, nn.ReLU)
+        assert module.norm1.eps == module.norm2.eps == eps and isinstance(module.mlp.act, nn.ReLU)
     with pytest.raises(official.OfficialWeightsError, match="no LayerNorm"):
         official.load("dilate_block", {"dim": 12, "num_heads": 3, "norm_layer": "BatchNorm2d"}, state)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from modules import assert_folds, random_norms
 from torch import nn
 
-from yolo_attn import registry
 from yolo_attn.blocks.irmb import InvertedResidualMobileBlock
 from yolo_attn.weights import official
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias)
-            m.running_mean.normal_()
-            m.running_var.uniform_(0.5, 2)
-    return module.eval()
 
 
 def naive_attention(module: InvertedResidualMobileBlock, x: torch.Tensor) -> torch.Tensor:
@@ -83,30 +72,16 @@ def test_whole_map_attention_never_holds_cells_times_cells() -> None:
     ids=str,
 )
 def test_options_build_fold_and_keep_their_shape(options: dict) -> None:
-    module = randomised(InvertedResidualMobileBlock(16, **options))
+    module = InvertedResidualMobileBlock(16, **options)
     stride = options.get("stride", 1)
     x = torch.randn(2, 16, 9, 6)
-    with torch.no_grad():
-        want = module(x)
-        assert want.shape == (2, options.get("c2", 16), -(-9 // stride), -(-6 // stride))
-        module.fuse()
-        module.fuse()
-        torch.testing.assert_close(module(x), want, atol=1e-4, rtol=1e-4)
-
-
-def test_row_folds_its_gate_with_and_without_the_inner_skip() -> None:
-    for skip in (True, False):
-        row = randomised(registry.require("iRMB").cls(16, has_skip=skip))
-        x = torch.randn(2, 16, 6, 9)
-        with torch.no_grad():
-            want = row(x)
-            row.fuse()
-            torch.testing.assert_close(row(x), want, atol=1e-4, rtol=1e-4)
+    assert module(x).shape == (2, options.get("c2", 16), -(-9 // stride), -(-6 // stride))
+    assert_folds(module, x)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients_of_one_image_are_those_of_a_batch(training: bool) -> None:
-    module = randomised(InvertedResidualMobileBlock(16, window_size=4)).double().train(training)
+    module = random_norms(InvertedResidualMobileBlock(16, window_size=4)).double().train(training)
     x = torch.randn(1, 16, 6, 5, dtype=torch.double)
     weight = torch.randn(1, 16, 6, 5, dtype=torch.double)
     gradients = []

@@ -58,18 +58,6 @@ def test_floor_leaves_out_what_does_not_fill_a_patch() -> None:
         DTM(8, rounding="round")
 
 
-def test_merging_folds_its_batchnorm() -> None:
-    torch.manual_seed(0)
-    m, x = with_offsets(DTM(8, 16), 0.5).eval(), torch.randn(2, 8, 5, 7)
-    m.bn.running_mean.normal_()
-    m.bn.running_var.uniform_(0.5, 2)
-    want = m(x)
-    m.fuse()
-    m.fuse()
-    assert isinstance(m.bn, nn.Identity)
-    torch.testing.assert_close(m(x), want, atol=1e-5, rtol=1e-5)
-
-
 def test_half_precision_finds_the_cells_of_a_long_map() -> None:
     torch.manual_seed(0)
     m = DTM(8).eval()

@@ -171,26 +171,3 @@ def test_carriers_start_as_the_stock_function_and_pickle(block: registry.Block) 
     with torch.no_grad():
         assert torch.equal(module(x), want)
         assert torch.equal(pickle.loads(pickle.dumps(module))(x), want)
-
-
-@pytest.mark.parametrize("block", [b for b in registry.list_blocks() if b.carrier], ids=lambda b: b.name)
-def test_fusing_leaves_no_batchnorm_and_equal_numbers(block: registry.Block) -> None:
-    torch.manual_seed(0)
-    module = (block.cls(32) if block.carrier == "row" else block.cls(32, 32, 1)).eval()
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, std=0.2)
-            m.running_mean.normal_(std=0.2)
-            m.running_var.uniform_(0.5, 1.5)
-    x = torch.randn(2, 32, 9, 8)
-    with torch.no_grad():
-        want = module(x)
-        for _ in range(2):  # the second time must change nothing
-            for m in reversed(list(module.modules())):
-                if registry.is_ours(m) and hasattr(m, "fuse"):
-                    m.fuse()
-            torch.testing.assert_close(module(x), want, atol=2e-4, rtol=1e-3)
-    left = [k for k, m in module.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(".bn" in k or k.endswith("bn") for k in left)
-    assert not [k for k in left if "attn" in k or block.carrier == "row"]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_attn.blocks.sknet.blocks import SKUnit
 from yolo_attn.blocks.sknet.network import SKNet, SKNetBackbone
 from yolo_attn.blocks.sknet.operator import SelectiveKernel, SKAttention, SKConv
 from yolo_attn.layers import grouped_conv
@@ -131,29 +130,6 @@ def test_one_kernel_is_its_branch() -> None:
     module = SKAttention(16, (3,)).eval()
     x = torch.randn(1, 16, 6, 5)
     torch.testing.assert_close(module(x), module.convs[0](x))
-
-
-@pytest.mark.parametrize(
-    "make", [CASES["two kernels"], CASES["paper"], lambda: SKUnit(32, 64, 2)], ids=["sk", "conv", "unit"]
-)
-def test_fuse_folds_every_batchnorm_and_keeps_the_numbers(make) -> None:
-    torch.manual_seed(0)
-    module = make()
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias)
-            m.running_mean.normal_()
-            m.running_var.uniform_(0.2, 2)
-    module.eval()
-    x = torch.randn(2, 32, 9, 6)
-    want = module(x)
-    for _ in range(2):
-        for m in list(module.modules()):
-            if hasattr(m, "fuse"):
-                m.fuse()
-        torch.testing.assert_close(module(x), want, atol=1e-5, rtol=1e-4)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in module.modules())
 
 
 @pytest.mark.parametrize(

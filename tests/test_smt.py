@@ -166,29 +166,6 @@ def test_attention_is_softmax_of_products_plus_local_term(heads, qk_scale, layou
 
 
 @pytest.mark.parametrize(
-    "module, size",
-    [
-        (ScaleAwareModulation(16), (16, 9, 7)),
-        (SMTStem(3, 16), (3, 21, 18)),
-        (SAMBlock(16, layer_scale=0.5), (16, 9, 7)),
-        (MSABlock(16, layer_scale=0.5), (16, 9, 7)),
-    ],
-    ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "",
-)
-def test_fusing_keeps_the_numbers(module: nn.Module, size: tuple[int, ...]) -> None:
-    module = randomised(module).eval()
-    x = torch.randn(2, *size, dtype=torch.float64)
-    with torch.no_grad():
-        want = module(x)
-        for _ in range(2):  # the second time there is nothing left to fold
-            for m in module.modules():
-                if hasattr(m, "fuse"):
-                    m.fuse()
-            torch.testing.assert_close(module(x), want, atol=1e-10, rtol=1e-10)
-    assert not [k for k in module.state_dict() if "running" in k or "scale" in k]
-
-
-@pytest.mark.parametrize(
     "factory, millions", [(smt_t, 11.51), (smt_s, 22.55), (smt_b, 32.04), (smt_l, 80.6)], ids=lambda v: str(v)
 )
 def test_sizes_have_the_authors_number_of_parameters(factory, millions) -> None:

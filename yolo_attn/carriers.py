@@ -1,15 +1,15 @@
-"""Carriers: how an operator sits inside a YOLO without disturbing what the network has learned.
+"""Carriers: wrappers that insert an operator into a YOLO without changing the network's output at the start.
 
 An operator is a paper's mechanism and nothing else. A carrier adds it to a network so that the network's function is
 unchanged before the first optimiser step: the operator's branch ends in a BatchNorm whose gamma starts at zero, as in
 zero-initialised residual networks (Goyal et al., https://arxiv.org/abs/1706.02677, section 5.1). A BatchNorm gamma,
-unlike a bare gate parameter, is exempt from weight decay in Ultralytics' optimiser groups, and folds away at inference.
+unlike a bare gate parameter, is exempt from weight decay in Ultralytics' optimiser groups, and folds at inference.
 
     residual row    y = x + BN0(operator(x))
-    C2f form        a stock C2f or C3k2 in which every inner bottleneck is followed by such a residual;
-                    the stock part keeps its state-dict keys, so its pretrained weights fit
+    C2f form        a stock C2f or C3k2 in which every inner bottleneck is followed by such a residual; the stock part
+                    keeps its state-dict keys, so pretrained weights fit
 
-Both are made per operator by functions here; nobody writes operators x carriers out by hand.
+The classes are derived per operator by the functions here.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .layers import BatchNorm2d, ChannelAffine
+from .layers import BatchNorm2d, Fusible, fold
 
 
-class Residual(nn.Module):
+class Residual(Fusible):
     """x + BN0(operator(x)); subclasses name the operator.
 
     Args:
         c1: Channels in and out.
-        *args: The operator's own options, by position.
-        **kwargs: The operator's own options, by name.
+        *args: The operator's options, by position.
+        **kwargs: The operator's options, by name.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -41,37 +41,18 @@ class Residual(nn.Module):
         super().__init__()
         bound = inspect.signature(type(self)).bind(c1, *args, **kwargs)
         self.operator = self.operator_class(**bound.arguments)
-        # YOLO's own BatchNorm settings: this layer belongs to the carrier, not to the paper.
+        # YOLO's BatchNorm settings: this layer belongs to the carrier, not to the paper.
         gate = BatchNorm2d(c1, eps=1e-3, momentum=0.03)
         nn.init.zeros_(gate.weight)
         self.bn: nn.Module = gate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Add the gated operator to its input."""
+        """Add the gated operator's output to its input."""
         return x + self.bn(self.operator(x))
 
     def fuse(self) -> None:
-        """Fold the gate into the operator's last convolutions, or into a per-channel affine where there are none."""
-        if not isinstance(self.bn, BatchNorm2d):
-            return
-        scale, shift = self.bn.scale_and_shift()
-        outputs: list[nn.Conv2d] = getattr(self.operator, "output_convs", list)()
-        if outputs:
-            start = 0
-            for conv in outputs:
-                end = start + conv.out_channels
-                conv.weight.data *= scale[start:end, None, None, None]
-                if conv.bias is None:
-                    conv.bias = nn.Parameter(torch.zeros_like(shift[start:end]))
-                conv.bias.data = conv.bias.data * scale[start:end] + shift[start:end]
-                start = end
-            if start != len(scale):
-                raise AssertionError(
-                    f"output_convs of {type(self.operator).__name__} cover {start} of {len(scale)} channels"
-                )
-            self.bn = nn.Identity()
-        else:
-            self.bn = ChannelAffine(scale, shift)
+        """Fold the gate into the operator's last convolutions, or into a per-channel affine if it ends in none."""
+        fold(self, "bn", getattr(self.operator, "output_convs", list)())
 
 
 class CSPForm(nn.Module):
@@ -81,7 +62,7 @@ class CSPForm(nn.Module):
         c1: Input channels.
         c2: Output channels.
         n: Number of inner bottlenecks.
-        *args: What the stock block takes after its repeats, in its order; a dict at the end holds options of the
+        *args: The stock block's arguments after its repeats, in its order; a dict at the end holds options of the
             operator by name.
 
     Shape:

@@ -1,11 +1,11 @@
-"""Attentional feature fusion (AFF, iAFF): two maps are mixed cell by cell instead of added or concatenated.
+"""Attentional feature fusion (AFF, iAFF): a mixture of two maps, weighted per channel and position.
 
 Paper   Dai et al., Attentional Feature Fusion, WACV 2021, https://arxiv.org/abs/2009.14082, section 3
 Code    https://github.com/YimianDai/open-aff at 0bcfd8a, aff_pytorch/aff_net/fusion.py. Ours differs: iAFF's second
-        look has its own global context, as in the paper and the authors' MXNet code (their PyTorch code takes the
-        first look's again: `shared_global=True`); convolutions before a BatchNorm carry no bias unless asked (the
+        attention has its own global context, as in the paper and the authors' MXNet code (their PyTorch code reuses
+        the first one's: `shared_global=True`); convolutions before a BatchNorm carry no bias unless asked (the
         BatchNorm cancels it); one image in train mode works; the rows project inputs of different channels.
-Shapes  B batch, C channels, H W height and width in cells
+Shapes  B batch, C channels, H W height and width
 
     MS-CAM   M(z) = sigmoid(L(z) + G(z))                          B C H W
              L(z) = bn(conv1x1(relu(bn(conv1x1(z)))))              B C H W    C -> C / reduction -> C
@@ -17,12 +17,13 @@ Shapes  B batch, C channels, H W height and width in cells
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ..layers import BatchNorm2d, ConvNorm, fold_batchnorm
+from ..layers import BatchNorm2d, ConvNorm, Fusible, squeezed
 from ..registry import register
 
 PAPER = "https://arxiv.org/abs/2009.14082"
@@ -30,7 +31,7 @@ TITLE = "Attentional Feature Fusion, WACV 2021"
 CODE = "https://github.com/YimianDai/open-aff"
 
 
-class Context(nn.Module):
+class Context(Fusible):
     """Bottleneck of two 1x1 convolutions with BatchNorm: L of the equations, and G where its input is pooled.
 
     Args:
@@ -42,11 +43,11 @@ class Context(nn.Module):
         (B, c1, H, W) -> (B, c1, H, W).
     """
 
+    folds: ClassVar[Mapping[str, str | None]] = {"bn1": "conv1", "bn2": "conv2"}
+
     def __init__(self, c1: int, reduction: int, bias: bool) -> None:
         super().__init__()
-        hidden = int(c1 // reduction)
-        if hidden < 1:
-            raise ValueError(f"{c1=} leaves no channel after {reduction=}; choose a reduction of at most {c1}")
+        hidden = squeezed(c1, reduction)
         self.conv1 = nn.Conv2d(c1, hidden, 1, bias=bias)
         self.bn1: nn.Module = BatchNorm2d(hidden)
         self.act = nn.ReLU(inplace=True)
@@ -57,23 +58,16 @@ class Context(nn.Module):
         """Narrow, widen."""
         return self.bn2(self.conv2(self.act(self.bn1(self.conv1(z)))))
 
-    def fuse(self) -> None:
-        """Fold the BatchNorms into the convolutions."""
-        if isinstance(self.bn1, BatchNorm2d) and isinstance(self.bn2, BatchNorm2d):
-            fold_batchnorm(self.conv1, self.bn1)
-            fold_batchnorm(self.conv2, self.bn2)
-            self.bn1 = self.bn2 = nn.Identity()
-
 
 @register(
     paper=PAPER,
     title=TITLE,
     code=CODE,
-    watch={"sigmoid": "weight of each channel in each cell (B, C, H, W)"},
+    watch={"sigmoid": "weight of each channel at each position (B, C, H, W)"},
     row="MSCAM",
 )
 class MultiScaleChannelAttention(nn.Module):
-    """Attends over channels with the cell's own and the whole map's context: the attention inside AFF, on one map.
+    """Attends over channels with local context and that of the whole map: the attention inside AFF, on one map.
 
     Args:
         c1: Channels in and out.
@@ -98,19 +92,20 @@ class MultiScaleChannelAttention(nn.Module):
         return x * self.weigh(x)
 
     def weigh(self, z: torch.Tensor, global_att: nn.Module | None = None) -> torch.Tensor:
-        """M(z), B C H W; with the global context of another attention where one is given."""
+        """M(z), (B, C, H, W); with the global context of another attention if one is given."""
         global_att = self.global_att if global_att is None else global_att
         return self.sigmoid(self.local_att(z) + global_att(z.mean((2, 3), keepdim=True)))
 
 
 class AttentionalFusion(nn.Module):
-    """Mixes two maps, cell by cell and channel by channel, by what they say together.
+    """Mixes two maps with a weight per channel and position that is computed from both.
 
     Args:
         c1: Channels of both maps and of the result.
         reduction: The bottlenecks have c1 / reduction channels.
-        iterative: iAFF: mix twice, the first mixture serving as the description for the second.
-        shared_global: For iAFF, the second look takes the first look's global context, as the authors' PyTorch code.
+        iterative: iAFF: mix twice; the second weights are computed from the first mixture.
+        shared_global: For iAFF, the second attention reuses the first one's global context, as the authors' PyTorch
+            code does.
         bias: Biases in the convolutions, as in the authors' code; BatchNorm cancels them.
 
     Shape:
@@ -128,10 +123,10 @@ class AttentionalFusion(nn.Module):
         self.attention = MultiScaleChannelAttention(c1, reduction, bias)
         self.attention2 = MultiScaleChannelAttention(c1, reduction, bias) if iterative else None
         if self.attention2 is not None and shared_global:
-            self.attention2.global_att = nn.Identity()  # the first look's is used
+            self.attention2.global_att = nn.Identity()  # the first one's is used
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Mix; the first map's share is the weight."""
+        """Mix; the weight is the first map's share."""
         if not torch.jit.is_tracing() and x.shape != residual.shape:
             raise ValueError(
                 f"the maps to fuse have shapes {tuple(x.shape)} and {tuple(residual.shape)}; resize one first"
@@ -145,7 +140,7 @@ class AttentionalFusion(nn.Module):
 
 
 class _FusionRow(nn.Module):
-    """A fusion behind projections to the output's channels, for those inputs that have others."""
+    """A fusion after projections of those inputs whose channels differ from the output's."""
 
     def __init__(self, c1: list[int], c2: int | None, **options: Any) -> None:
         super().__init__()
@@ -165,7 +160,7 @@ class _FusionRow(nn.Module):
     paper=PAPER,
     title=TITLE,
     code=CODE,
-    watch={"fusion.attention.sigmoid": "share of the first map per channel and cell (B, C, H, W)"},
+    watch={"fusion.attention.sigmoid": "share of the first map per channel and position (B, C, H, W)"},
 )
 class AFF(_FusionRow):
     """Attends over two maps: in a neck, fuses a coarse and a fine map where YOLO would concatenate them.
@@ -192,18 +187,18 @@ class AFF(_FusionRow):
     title=TITLE,
     code=CODE,
     watch={
-        "fusion.attention.sigmoid": "first look: share of the first map per channel and cell (B, C, H, W)",
-        "fusion.attention2.sigmoid": "second look: share of the first map per channel and cell (B, C, H, W)",
+        "fusion.attention.sigmoid": "first attention: share of the first map per channel and position (B, C, H, W)",
+        "fusion.attention2.sigmoid": "second attention: share of the first map per channel and position (B, C, H, W)",
     },
 )
 class IterativeAFF(_FusionRow):
-    """Attends over two maps twice: like `AFF`, but the shares are judged on a first mixture instead of a plain sum.
+    """Attends over two maps twice: like `AFF`, but the shares are computed from a first mixture instead of a plain sum.
 
     Args:
         c1: Channels of the two maps.
         c2: Output channels; the first map's if None. A map with other channels is projected first.
         reduction: The attention's bottlenecks have c2 / reduction channels.
-        shared_global: The second look takes the first look's global context, as the authors' PyTorch code.
+        shared_global: The second attention reuses the first one's global context, as the authors' PyTorch code.
 
     Shape:
         [(B, c1[0], H, W), (B, c1[1], H, W)] -> (B, c2, H, W).

@@ -88,8 +88,7 @@ class BackboneRow(nn.Module):
             hint = suggest(chosen, network.sizes)
             raise RegistryError(
                 f"{cls.__name__} has no {size=}.{hint} Sizes: {', '.join(network.sizes)}. "
-                "Write it by name, {size: …}; "
-                "parse_model has other uses for some single letters."
+                "Write it by name, {size: …}: parse_model has other uses for some single letters."
             )
         return network.chosen(network.configure(chosen, options or {}))[1]
 

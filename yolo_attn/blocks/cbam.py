@@ -4,7 +4,7 @@ Paper   Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018, https
 Code    https://github.com/Jongchan/attention-module at 459efad, MODELS/cbam.py. Ours differs: pooling that exports
         at any size (same numbers). Ultralytics' own `CBAM` is another module: one pooled description instead of two,
         no hidden layer, no BatchNorm in the spatial gate.
-Shapes  B batch, C channels, D squeezed channels, H W height and width in cells
+Shapes  B batch, C channels, D squeezed channels, H W height and width
 
     channel gate    p_t  = pool_t(x) for t in avg, max          B C
                     m_c  = sigmoid(sum_t fc2(relu(fc1(p_t))))    B C        D = C / reduction
@@ -16,12 +16,13 @@ Shapes  B batch, C channels, D squeezed channels, H W height and width in cells
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from ..layers import BatchNorm2d, fold_batchnorm
+from ..layers import BatchNorm2d, Fusible, squeezed
 from ..registry import register, suggest
 
 #: How a channel's map becomes one number, B C H W -> B C.
@@ -67,12 +68,14 @@ class ChannelGate(nn.Module):
         return f"pools={self.pools}"
 
 
-class SpatialGate(nn.Module):
-    """Weighs cells by the largest and the mean activation over the channels in their neighbourhood.
+class SpatialGate(Fusible):
+    """Weighs positions by the largest and the mean activation over the channels in their neighbourhood.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W).
     """
+
+    folds: ClassVar[Mapping[str, str | None]] = {"bn": "conv"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,15 +84,9 @@ class SpatialGate(nn.Module):
         self.sigmoid = nn.Sigmoid()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Gate the cells."""
+        """Gate the positions."""
         q_B2HW = torch.cat((x.amax(1, keepdim=True), x.mean(1, keepdim=True)), 1)
         return x * self.sigmoid(self.bn(self.conv(q_B2HW)))
-
-    def fuse(self) -> None:
-        """Fold the BatchNorm into the convolution."""
-        if isinstance(self.bn, BatchNorm2d):
-            fold_batchnorm(self.conv, self.bn)
-            self.bn = nn.Identity()
 
 
 @register(
@@ -98,18 +95,18 @@ class SpatialGate(nn.Module):
     code="https://github.com/Jongchan/attention-module",
     watch={
         "channel_gate.sigmoid": "weight of each channel (B, C)",
-        "spatial_gate.sigmoid": "weight of each cell (B, 1, H, W)",
+        "spatial_gate.sigmoid": "weight of each position (B, 1, H, W)",
     },
     row="CBAMRow",
 )
 class ConvBlockAttention(nn.Module):
-    """Attends over channels, then over cells: two cheap gates that suppress clutter.
+    """Attends over channels, then over positions: two inexpensive gates that suppress clutter.
 
     Args:
         c1: Channels in and out.
         reduction: The channel gate's hidden layer has c1 / reduction channels.
         pools: Summaries of a channel: "avg", "max", "lp" (2-norm), "lse" (log of summed exponentials).
-        spatial: Have the spatial gate.
+        spatial: Whether there is a spatial gate.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -122,9 +119,7 @@ class ConvBlockAttention(nn.Module):
         self, c1: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max"), spatial: bool = True
     ) -> None:
         super().__init__()
-        if c1 // reduction < 1:
-            raise ValueError(f"{c1=} leaves no channel after {reduction=}; choose a reduction of at most {c1}")
-        self.channel_gate = ChannelGate(c1, c1 // reduction, pools)
+        self.channel_gate = ChannelGate(c1, squeezed(c1, reduction), pools)
         self.spatial_gate = SpatialGate() if spatial else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

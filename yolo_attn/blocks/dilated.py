@@ -5,12 +5,12 @@ Paper   Jiao et al., DilateFormer: Multi-Scale Dilated Transformer for Visual Re
 Code    https://github.com/JIAOJIAYUASD/dilateformer at 99f85bb, models/dilateformer.py. Ours differs: the input is not
         overwritten (theirs is, and its backward pass raises); neighbours are read by shifting, not by copying the map
         k^2 times; queries are scaled before the product.
-Shapes  B batch, C channels, h heads, d = C / h, g = h / r heads of one of r dilations, k side of the neighbourhood,
-        T = k k taps
+Shapes  B batch, C channels, H W height and width, h heads, D = C / h channels of a head, g = h / r heads of one of r
+        dilations, k side of the neighbourhood, T = k k taps
 
     q, k, v = conv1x1(x)                                 B C H W each
-    l_t     = q . shift_t(k) / sqrt(d)      t = 1 .. T   B g H W      shift by dilation * offset of tap t
-    y       = sum_t softmax_t(l)_t shift_t(v)            B g d H W    beyond the edge: key 0, value 0, they take part
+    l_t     = q . shift_t(k) / sqrt(D)      t = 1 .. T   B g H W      shift by dilation * offset of tap t
+    y       = sum_t softmax_t(l)_t shift_t(v)            B g D H W    beyond the edge: key 0, value 0, included
     out     = conv1x1(concat over dilations of y)        B C H W
 """
 
@@ -22,8 +22,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers import DropPath, LayerNorm2d
+from ..layers import Mlp, check_heads
 from ..registry import register
+from .trunk import TransformerBlock
 
 PAPER = "https://arxiv.org/abs/2302.01791"
 TITLE = "DilateFormer: Multi-Scale Dilated Transformer for Visual Recognition, IEEE TMM 2023"
@@ -31,7 +32,7 @@ CODE = "https://github.com/JIAOJIAYUASD/dilateformer"
 
 
 class DilatedAttention(nn.Module):
-    """Attention of every cell over the k x k cells around it, `dilation` cells apart.
+    """Attention of every position over the k x k positions around it, `dilation` apart.
 
     Args:
         heads: Number of heads.
@@ -53,22 +54,21 @@ class DilatedAttention(nn.Module):
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Logits tap by tap, one softmax, values tap by tap."""
-        b, c, h, w = q.shape
-        q = q.reshape(b, self.heads, c // self.heads, h, w)
-        logits = [(q * k_t).sum(2) for k_t in self.shifts(k)]
-        weights_bgthw = self.attn_drop(self.softmax(torch.stack(logits, 2)))
-        y = torch.zeros_like(q)
-        for weight, v_t in zip(weights_bgthw.unsqueeze(3).unbind(2), self.shifts(v), strict=True):
-            y = torch.addcmul(y, weight, v_t)
-        return y.reshape(b, c, h, w)
+        q_BgDHW = q.unflatten(1, (self.heads, -1))
+        logits_BgTHW = torch.stack([(q_BgDHW * k_BgDHW).sum(2) for k_BgDHW in self.shifts(k)], 2)
+        weights_BgTHW = self.attn_drop(self.softmax(logits_BgTHW))
+        y_BgDHW = torch.zeros_like(q_BgDHW)
+        for weight_Bg1HW, v_BgDHW in zip(weights_BgTHW.unsqueeze(3).unbind(2), self.shifts(v), strict=True):
+            y_BgDHW = torch.addcmul(y_BgDHW, weight_Bg1HW, v_BgDHW)
+        return y_BgDHW.flatten(1, 2)
 
     def shifts(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The map as each tap sees it: views (B, g, d, H, W) of one zero-padded copy, row by row of the taps."""
-        _b, c, h, w = x.shape
+        """The map as each tap sees it: views (B, g, D, H, W) of one zero-padded copy, taps row by row."""
+        h, w = x.shape[2:]
         pad = self.dilation * (self.kernel_size // 2)
-        x = F.pad(x, (pad, pad, pad, pad)).unflatten(1, (self.heads, c // self.heads))
+        x_BgDHW = F.pad(x, (pad, pad, pad, pad)).unflatten(1, (self.heads, -1))
         offsets = range(0, self.dilation * self.kernel_size, self.dilation)
-        return [x[..., i : i + h, j : j + w] for i in offsets for j in offsets]
+        return [x_BgDHW[..., i : i + h, j : j + w] for i in offsets for j in offsets]
 
 
 @register(
@@ -80,7 +80,7 @@ class DilatedAttention(nn.Module):
     places={"P3": {}},
 )
 class MultiDilatedLocalAttention(nn.Module):
-    """Attends to small neighbourhoods of several reaches at once; for shallow, large maps, where far cells say little.
+    """Attends to small neighbourhoods at several dilations; for large, shallow maps, where far positions matter little.
 
     The paper's dilations are 1, 2, 3, with a number of heads that 3 divides; the defaults here fit channels that are
     multiples of 8.
@@ -114,8 +114,7 @@ class MultiDilatedLocalAttention(nn.Module):
         dilation: Sequence[int] = (1, 2, 3, 4),
     ) -> None:
         super().__init__()
-        if heads < 1 or c1 % heads:
-            raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads among the divisors of the channels")
+        check_heads(c1, heads)
         if not dilation or heads % len(dilation) or min(dilation) < 1:
             raise ValueError(f"{heads=} must be a multiple of the number of dilations in {dilation=}, each at least 1")
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -145,7 +144,7 @@ class MultiDilatedLocalAttention(nn.Module):
     code=CODE,
     watch={"attn.dilated.0.softmax": "weights over the taps at the first dilation (B, heads, taps, H, W)"},
 )
-class DilateBlock(nn.Module):
+class DilateBlock(TransformerBlock):
     """DilateFormer's block: position from a depthwise convolution, dilated attention, feed-forward, all residual.
 
     Args:
@@ -156,11 +155,11 @@ class DilateBlock(nn.Module):
         qk_scale: Factor of queries times keys; None for 1 / sqrt(channels per head).
         drop: Dropout rate in the feed-forward part.
         attn_drop: Dropout rate of the attention weights.
-        drop_path: Chance of an image to skip a residual branch in training.
+        drop_path: Probability that an image skips a residual branch in training.
         kernel_size: Odd side of the neighbourhoods.
         dilation: Distance of neighbouring taps, one per group of heads.
         position: Whether the block adds a 3x3 depthwise convolution of its input first (the paper's CPE).
-        eps: Of the two LayerNorms.
+        eps: Epsilon of the two LayerNorms.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -184,23 +183,12 @@ class DilateBlock(nn.Module):
         position: bool = True,
         eps: float = 1e-6,
     ) -> None:
-        super().__init__()
-        self.pos_embed = nn.Conv2d(c1, c1, 3, padding=1, groups=c1) if position else None
-        self.norm1 = LayerNorm2d(c1, eps=eps)
-        self.attn = MultiDilatedLocalAttention(
+        attn = MultiDilatedLocalAttention(
             c1, heads, qkv_bias, qk_scale, attn_drop, kernel_size=kernel_size, dilation=dilation
         )
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = LayerNorm2d(c1, eps=eps)
-        hidden = int(c1 * mlp_ratio)
-        self.fc1 = nn.Conv2d(c1, hidden, 1)
-        self.act: nn.Module = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, c1, 1)
-        self.drop = nn.Dropout(drop)
+        super().__init__(c1, attn, Mlp(c1, int(c1 * mlp_ratio), drop=drop), drop_path, eps)
+        self.pos_embed = nn.Conv2d(c1, c1, 3, padding=1, groups=c1) if position else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Position, attention, feed-forward."""
-        if self.pos_embed is not None:
-            x = x + self.pos_embed(x)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.drop(self.fc2(self.drop(self.act(self.fc1(self.norm2(x)))))))
+        return super().forward(x if self.pos_embed is None else x + self.pos_embed(x))

@@ -2,26 +2,30 @@
 
 Paper   Zhang et al., Rethinking Mobile Block for Efficient Attention-based Models, ICCV 2023,
         https://arxiv.org/abs/2301.01146, section 3
-Code    https://github.com/zhangzjn/EMO at 27d9b40, model/emo.py. Ours differs: any height and width, where cells beyond
-        the edge do not exist (`padding="zero"` brings the authors' back: zeros, which the softmax counts); a trace or
-        an exported file works at other sizes; no N x N matrix; nothing is changed in place.
-Shapes  B batch, C channels, M = C * exp_ratio, h heads of d = C / h channels, s side of a window, N = s s
+Code    https://github.com/zhangzjn/EMO at 27d9b40, model/emo.py. Ours differs: any height and width, where positions
+        beyond the edge do not exist (`padding="zero"` gives the authors' numbers: zeros, which enter the softmax); a
+        trace or an exported file is valid at other sizes; no N x N matrix; nothing is changed in place.
+Shapes  B batch, C channels, H W height and width, M = C * exp_ratio, h heads, D = C / h channels of a head, s side of a
+        window, N = s s positions of a window, n windows times heads
 
     x'      = norm(x)                                    B C H W
     q, k    = conv1x1(x')                                B C H W each
-    windows: a grid of s x s cells, evenly spread over the map (stride H / s, W / s), so that each window sees all of it
-    v       = act(conv1x1(softmax(q k^T / sqrt(d)) x'))  B M H W      or attention last (`attn_pre=False`)
-    y       = v + se(silu(bn(dwconv(v))))                B M H W      the inner skip is there where the outer one is
+    windows: s x s positions, evenly spread over the map (stride H / s, W / s), so that each window covers all of it
+    v       = act(conv1x1(softmax(q k^T / sqrt(D)) x'))  B M H W      or attention last (`attn_pre=False`)
+    y       = v + se(silu(bn(dwconv(v))))                B M H W      the inner skip exists if the outer one does
     out     = x + conv1x1(y)                             B C H W
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, ChannelAffine, DropPath, LayerNorm2d, fold_batchnorm
+from ..layers import BatchNorm2d, DropPath, Fusible, LayerNorm2d, check_heads
 from ..registry import register, suggest
 
 
@@ -53,7 +57,7 @@ NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "bn": BatchNorm2d, "ln
 
 
 class SqueezeExcite(nn.Module):
-    """One gate per channel, made from the map's mean.
+    """One gate per channel, computed from the map's mean.
 
     Args:
         c1: Channels in and out.
@@ -85,16 +89,16 @@ class SqueezeExcite(nn.Module):
     row="iRMB",
     places={"P4": {}},
 )
-class InvertedResidualMobileBlock(nn.Module):
-    """One mobile block that looks near (depthwise convolution) and far (attention over a grid spread across the map).
+class InvertedResidualMobileBlock(Fusible):
+    """A mobile block with local (depthwise convolution) and global context (attention over a grid that spans the map).
 
     Args:
         c1: Input channels; a multiple of `dim_head` with attention.
         c2: Output channels; None for `c1`.
         exp_ratio: Channels inside over `c1`.
         dim_head: Channels per head.
-        window_size: Side of a window in cells; 0 or less for one window that is the whole map.
-        dw_ks: Side of the depthwise convolution.
+        window_size: Side of a window in positions; 0 or less for one window that is the whole map.
+        dw_ks: Kernel size of the depthwise convolution.
         stride: Stride of the depthwise convolution.
         attn: Whether there is attention; without it the block is a plain inverted residual.
         attn_pre: Attention before the expansion, on `c1` channels, rather than after it.
@@ -103,14 +107,14 @@ class InvertedResidualMobileBlock(nn.Module):
         se_ratio: Squeeze-and-excite channels over the expanded ones; 0 for none.
         qkv_bias: Biases in the projections to queries, keys and values.
         v_group: Expansion head by head.
-        v_proj: Whether there is an expansion at all; it can be left out only without attention.
-        has_skip: Both skips, where channels and size stay.
+        v_proj: Whether there is an expansion; it can be omitted only without attention.
+        has_skip: Both skips, if channels and size stay.
         dilation: Of the depthwise convolution.
         attn_drop: Dropout rate of the attention weights.
         drop: Dropout rate before the last convolution.
-        drop_path: Chance of an image to skip the block in training.
-        padding: "mask": windows have only the cells that are there. "zero": the authors' way, zeros beyond the edge are
-            cells like all others.
+        drop_path: Probability that an image skips the block in training.
+        padding: "mask": windows hold only positions of the map. "zero": zeros beyond the edge are positions like all
+            others, as in the authors' code.
 
     Shape:
         (B, c1, H, W) -> (B, c2, ceil(H / stride), ceil(W / stride)) for odd kernels.
@@ -118,6 +122,8 @@ class InvertedResidualMobileBlock(nn.Module):
     Raises:
         ValueError: An option does not fit the channels or the list of choices.
     """
+
+    folds: ClassVar[Mapping[str, str | None]] = {"norm": None, "bn_local": "conv_local"}
 
     def __init__(
         self,
@@ -146,11 +152,11 @@ class InvertedResidualMobileBlock(nn.Module):
         super().__init__()
         c2 = c2 or c1
         mid = int(c1 * exp_ratio)
-        for word, value, known in (("norm", norm, NORMS), ("act", act, ACTIVATIONS), ("padding", padding, PADDINGS)):
+        for option, value, known in (("norm", norm, NORMS), ("act", act, ACTIVATIONS), ("padding", padding, PADDINGS)):
             if value not in known:
-                raise ValueError(f"{word}={value!r} is none of {', '.join(known)}.{suggest(str(value), known)}")
-        if attn and (dim_head < 1 or c1 % dim_head):
-            raise ValueError(f"{c1=} must be a multiple of {dim_head=}; choose it among the divisors of the channels")
+                raise ValueError(f"{option}={value!r} is none of {', '.join(known)}.{suggest(str(value), known)}")
+        if attn:
+            check_heads(c1, dim_head, heads_name="dim_head")
         if attn and mid % (c1 // dim_head) and (v_group or not attn_pre):
             raise ValueError(f"{c1=} times {exp_ratio=} must be a multiple of the {c1 // dim_head} heads")
         if not v_proj and (attn or mid != c1):
@@ -175,7 +181,7 @@ class InvertedResidualMobileBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend and expand, look around, project."""
+        """Attend and expand, convolve, project."""
         y = self.norm(x)
         y = self.expand(y) if self.qk is None else self.attend(y)
         local = self.se(self.act_local(self.bn_local(self.conv_local(y))))
@@ -193,48 +199,40 @@ class InvertedResidualMobileBlock(nn.Module):
         s_h, s_w = (self.window_size, self.window_size) if self.window_size > 0 else (h, w)
         edge = (0, -w % s_w, 0, -h % s_h)
         window = (s_h, (h + edge[3]) // s_h, s_w, (w + edge[1]) // s_w)  # rows, windows down, columns, windows across
-        mask = None
+        mask_1n1N = None
         if self.padding == "zero":
             x, edge = F.pad(x, edge), (0, 0, 0, 0)
         elif self.window_size > 0:
             real = F.pad(torch.ones_like(x[:1, :1]), edge).expand(1, self.heads, -1, -1)
-            mask = (1 - to_windows(real, self.heads, window).transpose(2, 3)) * torch.finfo(x.dtype).min  # 1 n*h 1 N
+            mask_1n1N = (1 - to_windows(real, self.heads, window).transpose(2, 3)) * torch.finfo(x.dtype).min
         qk = F.pad(self.qk(x), edge)
         v = F.pad(x if self.attn_pre else self.expand(x), edge)
-        q, k = (to_windows(t, self.heads, window) for t in qk.chunk(2, 1))
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
+        q_BnND, k_BnND = (to_windows(t, self.heads, window) for t in qk.chunk(2, 1))
+        y_BnND = F.scaled_dot_product_attention(
+            q_BnND,
+            k_BnND,
             to_windows(v, self.heads, window),
-            attn_mask=None if mask is None else mask.to(q.dtype),
+            attn_mask=None if mask_1n1N is None else mask_1n1N.to(q_BnND.dtype),
             dropout_p=self.attn_drop if self.training else 0.0,
         )
-        y = from_windows(y, self.heads, window)[:, :, :h, :w]
+        y = from_windows(y_BnND, self.heads, window)[:, :, :h, :w]
         return self.expand(y) if self.attn_pre else y
 
     def output_convs(self) -> list[nn.Conv2d]:
-        """The convolution whose output is the operator's output, where no skip is added to it."""
+        """The convolution whose output is the operator's output, if no skip is added to it."""
         return [] if self.has_skip else [self.proj]
-
-    def fuse(self) -> None:
-        """Fold the depthwise convolution's BatchNorm; the one at the start, behind nothing, becomes an affine."""
-        if isinstance(self.norm, BatchNorm2d):
-            self.norm = ChannelAffine(*self.norm.scale_and_shift())
-        if isinstance(self.bn_local, BatchNorm2d):
-            fold_batchnorm(self.conv_local, self.bn_local)
-            self.bn_local = nn.Identity()
 
 
 def to_windows(x: torch.Tensor, heads: int, window: tuple[int, int, int, int]) -> torch.Tensor:
-    """Cells of each window and head: (B, C, rows * down, columns * across) -> (B, n * heads, N, C / heads)."""
+    """Positions of each window and head: (B, C, rows * down, columns * across) -> (B, n, N, C / heads)."""
     rows, down, columns, across = window
     x = x.reshape(x.shape[0], heads, x.shape[1] // heads, rows, down, columns, across)
-    # The fast path that never holds the N x N weights asks for a last dimension of stride 1.
+    # The SDPA kernel that never holds the N x N weights requires a last dimension of stride 1.
     return x.permute(0, 4, 6, 1, 3, 5, 2).flatten(4, 5).flatten(1, 3).contiguous()
 
 
-def from_windows(x: torch.Tensor, heads: int, window: tuple[int, int, int, int]) -> torch.Tensor:
-    """The inverse of `to_windows`: (B, n * heads, N, d) -> (B, heads * d, rows * down, columns * across)."""
+def from_windows(x_BnND: torch.Tensor, heads: int, window: tuple[int, int, int, int]) -> torch.Tensor:
+    """The inverse of `to_windows`: (B, n, N, D) -> (B, heads * D, rows * down, columns * across)."""
     rows, down, columns, across = window
-    x = x.reshape(x.shape[0], down, across, heads, rows, columns, x.shape[3])
+    x = x_BnND.reshape(x_BnND.shape[0], down, across, heads, rows, columns, x_BnND.shape[3])
     return x.permute(0, 3, 6, 4, 1, 5, 2).flatten(5, 6).flatten(3, 4).flatten(1, 2)

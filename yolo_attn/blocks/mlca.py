@@ -1,11 +1,11 @@
-"""MLCA: channel attention that also knows the region.
+"""MLCA: channel attention for the whole map and for each region of a grid.
 
 Paper   Wan et al., Mixed local channel attention for object detection, Engineering Applications of Artificial
         Intelligence 2023, https://doi.org/10.1016/j.engappai.2023.106442, section 3
 Code    https://github.com/wandahangFY/MLCA at afbeb47, MLCA.py. Ours differs: the adaptive poolings are products
         with small matrices made from the map's size (same numbers), which export to ONNX at any size and have a
         deterministic backward pass on every device.
-Shapes  B batch, C channels, S regions per side, H W height and width in cells
+Shapes  B batch, C channels, S regions per side, H W height and width
 
     l    = adaptive mean of x over S x S regions                B C S S
     g    = mean of l over the regions                           B C 1 1
@@ -26,14 +26,15 @@ from ..registry import register
 
 
 def pooling_matrix(source: int, target: int, like: torch.Tensor) -> torch.Tensor:
-    """Adaptive average pooling along one side, as a matrix: target cell i averages the source cells it touches.
+    """Adaptive average pooling along one side, as a matrix: target position i averages the source positions it covers.
 
-    Works upwards too, where a target cell lies in one source cell or across a few. Traces with sizes left open.
+    It upsamples too, where a target position lies within one source position or across a few. Traces are valid at other
+    sizes.
 
     Args:
-        source: Cells before.
-        target: Cells after.
-        like: Gives dtype and device.
+        source: Positions before.
+        target: Positions after.
+        like: A tensor of the wanted dtype and device.
 
     Returns:
         (target, source); each row adds up to one.
@@ -50,19 +51,19 @@ def pooling_matrix(source: int, target: int, like: torch.Tensor) -> torch.Tensor
     title="Mixed local channel attention for object detection, EAAI 2023",
     code="https://github.com/wandahangFY/MLCA",
     watch={
-        "gate": "weight of each channel in each cell (B, C, H, W)",
+        "gate": "weight of each channel at each position (B, C, H, W)",
         "local_sigmoid": "weight of each channel in each region (B, C, S, S)",
         "global_sigmoid": "weight of each channel (B, C, 1, 1)",
     },
     row="MLCA",
 )
 class MixedLocalChannelAttention(nn.Module):
-    """Attends over channels, for the whole map and for each region of a coarse grid, with a handful of weights.
+    """Attends over channels, for the whole map and for each region of a coarse grid, with a handful of parameters.
 
     Args:
         c1: Channels in and out.
         local_size: Regions per side, S.
-        gamma: With b, sets the reach k along the channels: the odd number next to (log2(c1) + b) / gamma.
+        gamma: With b, sets the kernel size k along the channels: the odd number next to (log2(c1) + b) / gamma.
         b: See gamma.
         local_weight: Share w of the regions' weights in the mixture, 0 to 1.
 
@@ -87,13 +88,13 @@ class MixedLocalChannelAttention(nn.Module):
         self.gate = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool to regions, weigh their channels, spread the weights over the map."""
+        """Pool to regions, weigh their channels, upsample the weights to the map."""
         _, c, h, w = x.shape
         s = self.local_size
         rows_SH, columns_SW = pooling_matrix(h, s, x), pooling_matrix(w, s, x)
         l_BCSS = rows_SH @ (x @ columns_SW.T)
         g_BC11 = l_BCSS.mean((2, 3), keepdim=True)
-        # One sequence for all regions, as the authors have it: at its ends a region sees its neighbour's last channels.
+        # One sequence for all regions, as in the authors' code: at its ends a region sees a neighbour's last channels.
         l_B1N = l_BCSS.permute(0, 2, 3, 1).reshape(-1, 1, s * s * c)
         l_BCSS = self.local_conv(l_B1N).reshape(-1, s, s, c).permute(0, 3, 1, 2)
         g_BC11 = self.global_conv(g_BC11.reshape(-1, 1, c)).reshape(-1, c, 1, 1)

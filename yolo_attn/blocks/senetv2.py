@@ -4,7 +4,7 @@ Paper   Narayanan, SENetV2: Aggregated dense layer for channelwise and global re
         https://arxiv.org/abs/2311.10807, section 3
 Code    https://github.com/mahendran-narayanan/SENetV2-Aggregated-dense-layer-for-channelwise-and-global-representations
         at e4d57c5, se_v2.py (TensorFlow). Ours differs: the dense layers are one 1x1 convolution, which is the same.
-Shapes  B batch, C channels, D squeezed channels, H W height and width in cells
+Shapes  B batch, C channels, D squeezed channels, H W height and width
 
     p  = mean over H W of x                                  B C 1 1
     z  = [relu(fc_1 p), relu(fc_2 p), ...]                    B 4D 1 1    four branches, D = C / reduction
@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..layers import squeezed
 from ..registry import register
 
 
@@ -44,11 +45,9 @@ class SqueezeAggregatedExcitation(nn.Module):
 
     def __init__(self, c1: int, reduction: int = 16, branches: int = 4) -> None:
         super().__init__()
-        if c1 // reduction < 1:
-            raise ValueError(f"{c1=} leaves no channel after {reduction=}; choose a reduction of at most {c1}")
         if branches < 1:
             raise ValueError(f"{branches=} must be at least 1")
-        hidden = branches * (c1 // reduction)
+        hidden = branches * squeezed(c1, reduction)
         self.fc1 = nn.Conv2d(c1, hidden, 1)
         self.act = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(hidden, c1, 1)

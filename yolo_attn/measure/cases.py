@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import registry
 from ..errors import UsageError
+from ..layers import fuse
 from ..registry import Block
 from .arithmetic import saved_for_backward
 from .conditions import Conditions
@@ -128,10 +129,7 @@ def fused(module: nn.Module) -> nn.Module | None:
     if not any(hasattr(m, "fuse") for m in module.modules()):
         return None
     module = copy.deepcopy(module).eval()
-    part: Any
-    for part in list(module.modules()):
-        if hasattr(part, "fuse"):
-            part.fuse()
+    fuse(module.modules())
     return module
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...blocks.dilated import DilateBlock, MultiDilatedLocalAttention
+from ...layers import Mlp
 from .adapter import Adapter, KeyMap, linear, norm_eps, with_activation
 
 LINEAR = ((r"(^|\.)(proj|fc1|fc2)\.weight$", linear),)
@@ -27,7 +28,7 @@ def _block(a: Any) -> nn.Module:
         a.cpe_per_block,
         norm_eps(a.norm_layer),
     )
-    return with_activation(module, a.act_layer, DilateBlock)
+    return with_activation(module, a.act_layer, Mlp)
 
 
 ADAPTERS = {
@@ -43,6 +44,6 @@ ADAPTERS = {
         "dim, num_heads, mlp_ratio=4.0, qkv_bias=False, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.0,"
         "act_layer='GELU', norm_layer='LayerNorm', kernel_size=3, dilation=(1, 2, 3), cpe_per_block=False",
         _block,
-        KeyMap(names=((r"^(fc\d)\.", r"mlp.\1."),), layouts=LINEAR),
+        KeyMap(layouts=LINEAR),
     ),
 }
