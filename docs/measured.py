@@ -1,17 +1,18 @@
-"""Tables of README.md that come from the CSV files in benchmarks/."""
+"""Tables made from the CSV files in benchmarks/."""
 
 from __future__ import annotations
 
 import csv
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from yolo_attn.measure.timing import geometric_mean
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, AUDIT = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "audit"
 Row = Mapping[str, str]
-#: Folder of the audit -> what was run, in words.
+#: Folder of the audit -> dataset and starting weights.
 RUNS = {
     "bccd-mini-pretrained": "bccd-mini, from yolov8n.pt",
     "bccd-mini-scratch": "bccd-mini, from scratch",
@@ -38,17 +39,11 @@ def newest(pattern: str) -> Path:
     return found[0]
 
 
-def geometric(values: Iterable[float]) -> float:
-    """Geometric mean."""
-    listed = list(values)
-    return math.exp(math.fsum(map(math.log, listed)) / len(listed))
-
-
 def setup(path: Path) -> str:
-    """What a result's name says of its setup."""
+    """The setup in the name of a result."""
     device, threads, torch = re.fullmatch(r"\w+-(.+)-float32-threads(\d+)-torch(.+)", path.stem).groups()  # type: ignore
-    words = device.replace("cpu-", "").replace("-", " ")
-    return f"{words}, {threads} thread{'s' * (threads != '1')}, float32, PyTorch {torch.split('+')[0]}"
+    name = device.replace("cpu-", "").replace("-", " ").replace("intel xeon", "Intel Xeon")
+    return f"{name}, {threads} thread{'s' * (threads != '1')}, float32, PyTorch {torch.split('+')[0]}"
 
 
 def blocks() -> str:
@@ -56,7 +51,7 @@ def blocks() -> str:
     path = newest("blocks-*.csv")
     found = rows(path)
     lines = [
-        "| operator | forward | forward + backward | kept for the backward pass | share of the machine's limit |",
+        "| operator | forward | forward + backward | activation memory | share of the machine's limit |",
         "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(r["operator"] for r in found):
@@ -65,16 +60,18 @@ def blocks() -> str:
         cells = [f"`{name}`"]
         for phase in ("forward", "forward+backward"):
             of_phase = [r for r in ours if r["phase"] == phase]
-            middle, low, high = (geometric(float(r[k]) for r in of_phase) for k in ("ratio", "ratio_p10", "ratio_p90"))
+            middle, low, high = (
+                geometric_mean([float(r[k]) for r in of_phase]) for k in ("ratio", "ratio_p10", "ratio_p90")
+            )
             ties = sum(r["intervals"] == "overlap" for r in of_phase)
-            told = f"; {ties} of {len(of_phase)} maps tie" if ties else ""
-            cells.append(f"{middle:.2f} times as fast ({low:.2f}-{high:.2f}{told})")
-        kept = {
+            note = f"; no difference on {ties} of {len(of_phase)} maps" if ties else ""
+            cells.append(f"{middle:.2f} times as fast ({low:.2f}-{high:.2f}{note})")
+        memory = {
             r["implementation"]: float(r["saved_x_input"])
             for r in own
             if r["phase"] == "forward+backward" and r["height"] == "80"
         }
-        cells.append(f"{kept['ours']:.1f} x input instead of {kept['reference']:.0f} x")
+        cells.append(f"{memory['ours']:.1f} x input instead of {memory['reference']:.0f} x")
         shares = [float(r["fraction_of_limit"]) for r in ours]
         cells.append(f"{min(shares):.0%}-{max(shares):.0%}")
         lines.append("| " + " | ".join(cells) + " |")
@@ -83,9 +80,9 @@ def blocks() -> str:
         [
             *lines,
             "",
-            f"Times are those of the reference divided by ours, {mean}",
+            f"Time of the reference divided by ours, {mean}",
             f"(p10-p90 of interleaved rounds). {setup(path)}.",
-            f"[CSV](benchmarks/results/{path.name}), [plot](benchmarks/results/{path.with_suffix('.png').name});",
+            f"[CSV](../benchmarks/results/{path.name}), [plot](../benchmarks/results/{path.with_suffix('.png').name});",
             "`yolo-attn bench blocks out=benchmarks/results`.",
         ]
     )
@@ -106,42 +103,40 @@ def models() -> str:
             if first:
                 cells.append(f"{float(r['median']):.0f} {r['unit']}")
             else:
-                cells.append(f"{float(r['ratio']):.2f} x{' (tie)' if r['intervals'] == 'overlap' else ''}")
+                cells.append(f"{float(r['ratio']):.2f} x{' (no difference)' if r['intervals'] == 'overlap' else ''}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(
         [
             *lines,
             "",
-            "Against stock yolov8n in the same run: 640 pixels, training step of 4 images, inference of one.",
-            f"{setup(path)}. [CSV](benchmarks/results/{path.name}); `yolo-attn bench models out=benchmarks/results`.",
+            "Relative to stock yolov8n in the same run: 640 pixels, training step of 4 images, inference of one.",
+            f"{setup(path)}. [CSV](../benchmarks/results/{path.name});",
+            "`yolo-attn bench models out=benchmarks/results`.",
         ]
     )
 
 
 def audit() -> str:
-    """What the blocks do for mAP50-95, by the runs in benchmarks/audit."""
+    """The effect of the blocks on mAP50-95 in the runs of benchmarks/audit."""
     lines = ["| run | model | mAP50-95 against stock | against the stock model of equal cost |", "|---|---|---|---|"]
     links, verdicts = [], []
-    for folder, words in RUNS.items():
+    for folder, title in RUNS.items():
         path = AUDIT / folder / "results.csv"
         own = [r for r in rows(path) if r["subset"] == "all"]
         stock = next(r for r in own if r["role"] == "stock")
-        run = f"{words}: stock has {float(stock['mAP50-95']):.3f}"
+        run = f"{title}: stock has {float(stock['mAP50-95']):.3f}"
         for r in (r for r in own if r["role"] == "candidate"):
             lines.append("| " + " | ".join([run, r["model"], versus(r, "stock"), versus(r, "control")]) + " |")
             verdicts += [r["vs_stock_verdict"], r["vs_control_verdict"]]
             run = ""
-        links.append(f"[{words}](benchmarks/audit/{folder}/report.md)")
-    counts = {word: verdicts.count(word) for word in ("better", "worse", "not distinguishable")}
-    better, worse, same = (counts[word] for word in ("better", "worse", "not distinguishable"))
+        links.append(f"[{title}](../benchmarks/audit/{folder}/report.md)")
+    better, worse, same = (verdicts.count(v) for v in ("better", "worse", "not distinguishable"))
     summary = (
-        f"Of {len(verdicts)} comparisons over 5 seeds each, {better} came out better, {worse} worse and\n{same} not"
-        f" distinguishable; chance alone gives about {len(verdicts) * 0.05:.0f} verdicts. These are short trainings\n"
-        "on small datasets: the reports say how large a difference they could have shown."
+        f"Of {len(verdicts)} comparisons over 5 seeds each, {better} were better, {worse} worse and {same} not "
+        f"distinguishable;\nabout {len(verdicts) * 0.05:.0f} verdicts are expected by chance alone. The trainings are "
+        "short and the datasets small: the reports\nstate how large a difference they could have detected."
     )
-    end = (
-        f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[the command](benchmarks/audit/run.sh)."
-    )
+    end = f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[command](../benchmarks/audit/run.sh)."
     return "\n".join([summary, "", *lines, "", end])
 
 

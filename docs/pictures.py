@@ -174,7 +174,7 @@ def litv2() -> str:
         for j in range(4):
             c.frame(20 + 30 * j, 140 + 30 * i, 30, 30, width=1.4)
     c.text(80, 282, "x: C × H × W", 13, "#111")
-    c.text(80, 300, "windows of s × s cells", 11, "#555")
+    c.text(80, 300, "windows of s × s", 11, "#555")
     c.text(80, 316, "C = h d, h heads", 11, "#555")
     c.arrow((x.x + x.w + 4, 200), (160, 200), (160, 80), (186, 80))
     c.arrow((160, 200), (160, 336), (206, 336))
@@ -185,18 +185,18 @@ def litv2() -> str:
             top, left = 42 + 44 * i, 192 + 42 * j
             tone = "abcd"[j] if i == 0 else "cdab"[j]
             c.cells(left, top, [tone + tone, "q" + tone if (i, j) == (0, 0) else tone + tone], 16, tones)
-    c.text(192, 148, "a cell (black) attends to the s² cells of its window", 11, "#555", "start")
-    hi = c.box(420, 46, 186, 68, "softmax(q kᵀ / √d) v", "q, k, v: s² cells each\nper window and head")
+    c.text(192, 148, "a position (black) attends to the s² positions of its window", 11, "#555", "start")
+    hi = c.box(420, 46, 186, 68, "softmax(q kᵀ / √d) v", "q, k, v: s² positions\nper window and head")
     c.arrow((364, 80), hi.left)
     hi_out = c.box(640, 57, 122, 46, "W", "(h − l) d × H × W")
     c.arrow(hi.right, hi_out.left)
 
-    c.heading(190, 196, "Lo-Fi: l = α h heads, every cell against the pooled map", "#1f4e79")
+    c.heading(190, 196, "Lo-Fi: l = α h heads, all positions attend to the pooled map", "#1f4e79")
     query = c.cells(192, 212, ["." * 8] * 3 + ["...q...."] + ["." * 8] * 4, 8, {".": "#eef3f9", "q": "#333333"})
-    c.text(224, 292, "q: all H W cells", 11, "#555")
+    c.text(224, 292, "q: H W positions", 11, "#555")
     pooled = c.cells(208, 312, ["abab", "cdcd"] * 2, 12, tones)
     c.text(232, 378, "k, v: H W / s² averages", 11, "#555")
-    lo = c.box(420, 286, 186, 68, "softmax(q kᵀ / √d) v", "q: H W cells, k, v: H W / s²\nnever held as a matrix")
+    lo = c.box(420, 286, 186, 68, "softmax(q kᵀ / √d) v", "q: H W, k, v: H W / s²\nnever stored as a matrix")
     c.arrow((query.x + query.w + 4, 244), (340, 244), (340, 308), (420, 308))
     c.arrow((pooled.x + pooled.w + 4, 336), (420, 336))
     c.arrow((160, 244), (190, 244))
@@ -211,8 +211,8 @@ def litv2() -> str:
     c.text(816, 196, "y", 13, "#111", "start")
     c.text(816, 212, "C × H", 11, "#555", "start")
     c.text(816, 226, "× W", 11, "#555", "start")
-    c.text(770, 196, "joined along", 11, "#555", "end")
-    c.text(770, 210, "the channels", 11, "#555", "end")
+    c.text(770, 196, "concatenated", 11, "#555", "end")
+    c.text(770, 210, "by channels", 11, "#555", "end")
     return c.svg()
 
 
@@ -303,7 +303,7 @@ def cloformer() -> str:
     c.arrow(dot.right, amap.left)
     w = c.box(572, 66, 84, 58, "w", "tanh: −1 … 1", "weight")
     c.arrow(amap.right, w.left)
-    c.text(614, 54, "m × H × W: for each cell and channel", 11, "#555")
+    c.text(614, 54, "m × H × W: per position and channel", 11, "#555")
     times = c.sign(690, 173, "×")
     c.arrow(w.right, (690, 95), times.top)
     c.arrow(outs[2].right, times.left)
@@ -321,14 +321,14 @@ def cloformer() -> str:
     c.text(240, 404, "averages", 11, "#555")
     kv = c.box(290, 335, 70, 46, "k, v", "1×1 conv", "map")
     c.arrow(coarse.right, kv.left)
-    att = c.box(420, 288, 190, 66, "softmax(q kᵀ / √d) v", "q: H W cells, k, v: H W / s²\nnever held as a matrix")
+    att = c.box(420, 288, 190, 66, "softmax(q kᵀ / √d) v", "q: H W, k, v: H W / s²\nnever stored as a matrix")
     c.arrow(q.right, (392, 283), (392, 308), (420, 308))
     c.arrow(kv.right, (392, 358), (392, 336), (420, 336))
     join = c.box(722, 196, 26, 70, "", "", "map")
     c.arrow(times.right, (735, 173), join.top)
     c.arrow(att.right, (735, 321), join.bottom)
-    c.text(712, 228, "joined along", 11, "#555", "end")
-    c.text(712, 242, "the channels", 11, "#555", "end")
+    c.text(712, 228, "concatenated", 11, "#555", "end")
+    c.text(712, 242, "by channels", 11, "#555", "end")
     proj = c.box(762, 208, 36, 46, "1×1")
     y = c.box(814, 208, 36, 46, "y", "", "map")
     c.text(824, 272, "C × H × W", 11, "#555")
@@ -353,8 +353,8 @@ def acmix() -> str:
     c.arrow((250, 205), (250, 316), (274, 316))
 
     grid = c.cells(278, 60, window(7, 9), 10, {"c": "#333", "w": HEADS[0], ".": "#fff"})
-    c.text(323, 166, "a cell and the 7 × 7", 11, "#555")
-    c.text(323, 180, "around it", 11, "#555")
+    c.text(323, 166, "a position and its", 11, "#555")
+    c.text(323, 180, "7 × 7 neighbours", 11, "#555")
     att = c.box(
         412, 68, 222, 74, "softmax(q (k − pe) / √D) v", "49 weights a cell and head\npe: learned code of position"
     )
@@ -370,8 +370,8 @@ def acmix() -> str:
         rows = ["".join("w" if (a, b) == (r, k) else "." for b in range(3)) for a in range(3)]
         c.cells(430 + 44 * k, 252 + 44 * r, rows, 11, {"w": HEADS[1], ".": "#fff"})
     c.arrow(fc.right, (426, 316))
-    c.text(493, 396, "3×3 grouped convolution: starts as nine one-cell", 11, "#555")
-    c.text(493, 410, "shifts that are summed, and is learned from there", 11, "#555")
+    c.text(493, 396, "3×3 grouped convolution, initialised as", 11, "#555")
+    c.text(493, 410, "the sum of nine shifts, then learned", 11, "#555")
     out = c.sign(604, 316, "Σ")
     c.arrow((556, 316), out.left)
     beta = c.box(676, 293, 46, 46, "× β", "", "weight")
@@ -384,7 +384,7 @@ def acmix() -> str:
     c.text(820, 245, "C × H × W", 11, "#555")
     c.arrow(add.right, y.left)
     c.text(699, 205, "α, β: learned,", 11, "#555")
-    c.text(699, 219, "0.5 at the start", 11, "#555")
+    c.text(699, 219, "initially 0.5", 11, "#555")
     return c.svg()
 
 

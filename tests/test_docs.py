@@ -156,4 +156,4 @@ def test_a_papers_page_has_its_parts(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert f"(img/{page}.svg)" in text and "<!-- cost -->" in text and "```bibtex" in text
     headings = " ".join(re.findall(r"^## (.*)$", text, re.MULTILINE))
-    assert all(word in headings for word in ("Where to put it", "Cost", "Traps", "Citation"))
+    assert all(word in headings for word in ("Where to put it", "Cost", "Pitfalls", "Citation"))
