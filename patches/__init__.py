@@ -17,7 +17,17 @@ from .startup import yolo_attn_boot
 __all__ = ["PATCHES", "Patch", "PatchError", "Status", "apply", "arm", "get", "status", "undo"]
 
 #: Modules of this package that hold a patch, in the order of application.
-PATCHES = ("parse_model", "model_yaml", "data_yaml", "safe_load", "fuse", "load_weights", "flops")
+PATCHES = (
+    "parse_model",
+    "model_yaml",
+    "data_yaml",
+    "safe_load",
+    "fuse",
+    "load_weights",
+    "flops",
+    "optimizer",
+    "validate",
+)
 
 
 def arm() -> None:

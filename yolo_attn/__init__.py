@@ -18,7 +18,12 @@ if not (_here / "cfg").is_dir():  # a checkout: cfg/ and patches/ lie beside the
 
 from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
 
-_LAZY = {"transfer": "yolo_attn.weights.pretrained:transfer", "build_yaml": "yolo_attn.yamls:build_yaml"}
+_LAZY = {
+    "block_lr": "yolo_attn.training.block_lr:block_lr",
+    "build_yaml": "yolo_attn.yamls:build_yaml",
+    "gates": "yolo_attn.inside.gates:gates",
+    "transfer": "yolo_attn.weights.pretrained:transfer",
+}
 
 __all__ = ["Block", "RegistryError", "__version__", "list_blocks", "register", *_LAZY]
 

@@ -9,7 +9,7 @@ YOLO_ATTN_AUTOLOAD=0 keeps the hook from arming.
 
 import sys
 
-TARGETS = ("ultralytics.nn.tasks", "ultralytics.data.utils")
+TARGETS = ("ultralytics.nn.tasks", "ultralytics.data.utils", "ultralytics.engine.trainer")
 
 
 class Finder:

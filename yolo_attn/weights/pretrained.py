@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from .. import registry
+from . import new_parameters
 from .alignment import Alignment, align
 from .class_rows import adopt_names, copy_by_name
 from .model_rows import TransferError
@@ -121,12 +122,15 @@ def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, v
     by_name = copy_by_name(model, source, found)
     if request is None and not by_name and _is_itself(found, model, source):  # a resumed run, the trainer's rebuild
         original(model, weights, verbose)
+        new_parameters.after_copy(model, source)
         return
     name = name_of(model)
     view, given = _view(source, model, found, by_name)
     original(model, view, verbose)
     by_name |= set(found.keys) - set(given) - {FIRST}
     report = compare(found, model, source, by_name, name)
+    copied = {f"model.{row.index}.{key}" for row in report.rows for key in row.carried}
+    new_parameters.after_load(model, source, {k: s for k, s in found.keys.items() if k in copied})
     if not (report.rows[-1].new or report.rows[-1].partial):
         adopt_names(model, source)
     if request:

@@ -1,0 +1,1 @@
+"""What a block does inside a trained model."""

@@ -1,0 +1,150 @@
+"""`block_lr`: the factor on the learning rate of new blocks.
+
+A residual row starts as the identity: the gain of its last BatchNorm is zero. In a fine-tuning at the learning rate of
+the pretrained layers that gain hardly moves, and the model stays what it was without the block
+(docs/fine-tuning.md). So block parameters that start new get parameter groups of their own:
+
+    lr of a new group = block_lr x lr of the group that Ultralytics put the parameter into
+
+Everything else of the group (momentum, weight decay, its part in the warm-up) is copied, and the schedule multiplies
+each group's initial rate, so the factor holds from the first step to the last. The groups are appended: Ultralytics'
+own keep their indices.
+
+The factor is the first of these that is given:
+
+    1. `yolo_attn.block_lr(3)`, or the environment variable YOLO_ATTN_BLOCK_LR=3, which child processes inherit
+    2. the top-level key `block_lr` of the model's YAML
+    3. `DEFAULT`
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn, optim
+
+from ..weights import new_parameters
+
+DEFAULT = 10.0
+VARIABLE = "YOLO_ATTN_BLOCK_LR"
+KEY = "block_lr"
+_CHOICE = "yolo_attn_block_lr"  # attribute of a trainer
+
+
+def block_lr(factor: float | None = None) -> None:
+    """Set the factor on the learning rate of new blocks, for this process and those that it starts.
+
+    Args:
+        factor: A positive number; 1 trains new blocks like all other layers. None leaves the choice to the model's YAML
+            again.
+
+    Raises:
+        ValueError: The factor is not a positive finite number.
+    """
+    if factor is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = f"{checked(factor, 'block_lr'):g}"
+
+
+def factor_of(model: nn.Module) -> float:
+    """The factor that a training of `model` uses.
+
+    Raises:
+        ValueError: The environment variable or the YAML's key is not a positive finite number.
+    """
+    if os.environ.get(VARIABLE, "").strip():
+        return checked(os.environ[VARIABLE], VARIABLE)
+    yaml: Any = getattr(model, "yaml", None)
+    if isinstance(yaml, dict) and yaml.get(KEY) is not None:
+        return checked(yaml[KEY], f"{KEY} in {yaml.get('yaml_file') or 'the model YAML'}")
+    return DEFAULT
+
+
+def checked(value: Any, where: str) -> float:
+    """A factor as a number.
+
+    Raises:
+        ValueError: It is not a positive finite number; the message names `where` it stands.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(
+            f"{where}={value!r} is not a positive number. It multiplies the learning rate of new blocks; "
+            "1 trains them like all other layers."
+        )
+    return number
+
+
+def split_groups(optimizer: optim.Optimizer, parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Move parameters to groups of their own, with `factor` times the learning rate of the groups they come from.
+
+    Args:
+        optimizer: Has no state yet.
+        parameters: What to move.
+        factor: On the learning rate.
+    """
+    chosen = {id(p) for p in parameters}
+    for group in list(optimizer.param_groups):
+        moved = [p for p in group["params"] if id(p) in chosen]
+        if moved:
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            rates = {k: group[k] * factor for k in ("lr", "initial_lr") if k in group}
+            optimizer.add_param_group({**group, **rates, "params": moved})
+
+
+def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    """Give the new block parameters of a model that is about to be trained their learning rate.
+
+    Models without gated blocks, a factor of 1 and trainings from scratch leave the optimizer untouched. A resumed
+    training repeats the choice that its checkpoint records.
+
+    Args:
+        trainer: Ultralytics' trainer.
+        model: What it trains, wrapped or not.
+        optimizer: What it just built for it.
+
+    Raises:
+        ValueError: The factor that the user gave is not a positive finite number.
+    """
+    from ultralytics.utils import LOGGER
+    from ultralytics.utils.torch_utils import unwrap_model
+
+    net = unwrap_model(model)
+    net = getattr(net, "student_model", net)  # distillation: the teacher's blocks are not trained
+    if not new_parameters.block_parameters(net):
+        return
+    # Some releases build the optimizer again when a batch does not fit into memory; the choice stays.
+    choice = trainer.__dict__.get(_CHOICE)
+    if choice is None:
+        choice = trainer.__dict__[_CHOICE] = _choose(net, bool(trainer.resume))
+        new_parameters.record_choice(net, *choice)
+    factor, names = choice
+    if factor == 1 or not names:
+        return
+    parameters = dict(net.named_parameters())
+    split_groups(optimizer, (parameters[name] for name in names), factor)
+    LOGGER.info(
+        f"yolo_attn: {len(names)} parameters of new blocks train at {factor:g} times the learning rate "
+        f"(block_lr: docs/fine-tuning.md)"
+    )
+
+
+def chosen(trainer: Any) -> tuple[float, tuple[str, ...]]:
+    """Factor and parameter names that `apply` chose for a trainer; (1, ()) before that."""
+    return trainer.__dict__.get(_CHOICE, (1.0, ()))
+
+
+def _choose(net: nn.Module, resumed: bool) -> tuple[float, tuple[str, ...]]:
+    """Factor, and the parameters that it applies to."""
+    if resumed:
+        earlier = new_parameters.choice(net) or {"block_lr": 1.0, "names": ()}
+        return float(earlier["block_lr"]), tuple(earlier["names"])
+    factor, names = factor_of(net), new_parameters.recorded(net) or ()
+    return (factor, names) if names else (1.0, ())
