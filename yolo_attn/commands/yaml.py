@@ -12,7 +12,7 @@ from ..yamls import Generated, build_yaml, shipped
 from ..yamls.base import COMMAND as PREFIX
 from ..yamls.base import PIPE, TASKS, ModelError, first_command, parse
 from ..yamls.request import CARRIERS, find_block
-from .parser import PATH, SWITCH, Argument, Command, Rest, UsageError
+from .parser import PATH, SWITCH, Argument, Command, Rest, UsageError, number
 
 
 def run(check: bool, out: Path | None, block: str | None, **arguments: Any) -> int:
@@ -51,12 +51,13 @@ def generate(command: str) -> Generated:
 
 def _generate(values: Mapping[str, Any], piped: Generated | None = None) -> Generated:
     """Build the YAML that the values of a command line describe; `piped` stands for base=-."""
-    base, block, place, task, carrier = (values[k] for k in ("base", "block", "place", "task", "carrier"))
+    names = ("base", "block", "place", "task", "carrier", "block_lr")
+    base, block, place, task, carrier, block_lr = (values[k] for k in names)
     if block is None:
         raise UsageError("block=… is missing: name a block of `yolo-attn list`, such as block=hilo.")
     if base == "-":
         base = piped or _from_stdin()
-    return build_yaml(base, block, place, task, carrier, **values["rest"])
+    return build_yaml(base, block, place, task, carrier, block_lr, **values["rest"])
 
 
 def _from_stdin() -> Generated:
@@ -136,6 +137,7 @@ COMMAND = Command(
     ),
     Argument("task", f"{', '.join(t for t in TASKS)}; by default that of the base model"),
     Argument("carrier", f"{', '.join(CARRIERS)}; by default what suits the block"),
+    Argument("block_lr", "new blocks train at this multiple of the learning rate (docs/fine-tuning.md)", number(0)),
     Argument("out", "the file to write; by default the YAML is printed", PATH),
     Argument("check", "compare every shipped model YAML with the output of its first line instead", SWITCH, False),
     rest=Rest(

@@ -96,7 +96,7 @@ class Gates:
     def verdict(self) -> str:
         """What a comparison of this model with the stock model is worth."""
         if not self.shares:
-            return "no gate: all of the signal passes through the blocks" if self.ungated else "no blocks"
+            return "no gate" if self.ungated else "no blocks"
         return "closed: this compares stock with stock" if self.closed else "open"
 
     def __str__(self) -> str:
@@ -106,7 +106,8 @@ class Gates:
         widths = [max(len(line[i]) for line in table) for i in range(3)]
         lines = ["  ".join([a.ljust(widths[0]), b.rjust(widths[1]), c.rjust(widths[2])]) for a, b, c in table]
         lines = lines if self.rows else []
-        lines += [f"{label}: not applicable: {why}" for label, why in self.ungated.items()]
+        for why in dict.fromkeys(self.ungated.values()):
+            lines.append(f"{', '.join(k for k, v in self.ungated.items() if v == why)}: not applicable: {why}")
         return "\n".join([*lines, f"{self.sentence} ({self.images} images): {self.verdict}" if self.rows else self.verdict])
 
 
@@ -196,10 +197,9 @@ def ungated(model: nn.Module) -> dict[str, str]:
     found = {}
     for i, row in enumerate(getattr(model, "model", ())):
         blocks = [m for m in row.modules() if registry.is_ours(m)]
-        if blocks and not any(isinstance(m, Residual) for m in blocks):
-            several = getattr(blocks[0], "out_channels", None) is not None
-            what = "a whole backbone" if several else "it stands in the path itself, not beside it"
-            found[f"{i} {type(blocks[0]).__name__}"] = f"{what}; all of the signal passes through it from the start"
+        learns = any(True for _ in row.parameters())
+        if blocks and learns and not any(isinstance(m, Residual) for m in blocks):
+            found[f"{i} {type(blocks[0]).__name__}"] = "no gate; all of the signal passes through it from the start"
     return found
 
 
@@ -230,8 +230,7 @@ def gates(
         The share of every gated block, and which blocks have no gate.
 
     Raises:
-        ValueError: No images, or a model that is not a PyTorch model of Ultralytics.
-        FileNotFoundError: The checkpoint or the images do not exist.
+        UsageError: The model is no PyTorch model of Ultralytics, or there are no images.
     """
     from . import inputs
 

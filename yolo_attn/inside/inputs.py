@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..errors import UsageError
+
 
 def network(model: Any, device: Any = None) -> nn.Module:
     """The Ultralytics model in a checkpoint, a `YOLO`, or given itself.
 
     Raises:
-        ValueError: It is no PyTorch model of Ultralytics.
-        FileNotFoundError: No such file.
+        UsageError: It is no PyTorch model of Ultralytics.
     """
     from ultralytics import YOLO
     from ultralytics.engine.model import Model
@@ -27,13 +28,13 @@ def network(model: Any, device: Any = None) -> nn.Module:
     if isinstance(model, (str, Path)):
         path = Path(model)
         if path.suffix not in (".pt", ".yaml", ".yml"):
-            raise ValueError(f"model={str(model)!r}: give a checkpoint (.pt) or a model YAML; exported files are closed.")
+            raise UsageError(f"model={str(model)!r}: give a checkpoint (.pt) or a model YAML; exported files are closed.")
         if path.suffix == ".pt" and not path.is_file():
-            raise FileNotFoundError(f"model={str(model)!r}: no such file.")
+            raise UsageError(f"model={str(model)!r}: no such file.")
         model = YOLO(str(model))
     net = model.model if isinstance(model, Model) else unwrap_model(model) if isinstance(model, nn.Module) else model
     if not isinstance(net, BaseModel):
-        raise ValueError(f"{type(net).__name__} is no PyTorch model of Ultralytics; give a checkpoint or a YOLO.")
+        raise UsageError(f"{type(net).__name__} is no PyTorch model of Ultralytics; give a checkpoint or a YOLO.")
     return net if device is None else net.to(device)
 
 
@@ -63,7 +64,7 @@ def images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Itera
         (1, 3, H, W) in RGB, 0 to 1, on the model's device and in its dtype.
 
     Raises:
-        ValueError: `source` is missing and the training's dataset is not at hand, or no image can be read.
+        UsageError: `source` is missing and the training's dataset is not at hand, or no image can be read.
     """
     from ultralytics.data.augment import LetterBox, classify_transforms
     from ultralytics.data.build import load_inference_source
@@ -93,7 +94,7 @@ def images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Itera
             if done == count:
                 return
     if not done:
-        raise ValueError(f"source={source!r} holds no image that can be read.")
+        raise UsageError(f"source={source!r} holds no image that can be read.")
 
 
 def _training_arguments(net: Any) -> dict[str, Any]:
@@ -106,14 +107,14 @@ def _validation_images(arguments: dict[str, Any]) -> Any:
     """Where the validation images of a training lie.
 
     Raises:
-        ValueError: They are not at hand.
+        UsageError: They are not at hand.
     """
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
     remedy = "Give images: source=folder/of/images."
     data = arguments.get("data")
     if not data:
-        raise ValueError(f"the model does not name a dataset that it was trained on. {remedy}")
+        raise UsageError(f"the model does not name a dataset that it was trained on. {remedy}")
     try:
         if arguments.get("task") == "classify":
             if not Path(data).is_dir():  # Ultralytics would download it
@@ -121,6 +122,6 @@ def _validation_images(arguments: dict[str, Any]) -> Any:
             return str(Path(check_cls_dataset(data)["val"]) / "*" / "*")
         found = check_det_dataset(data, autodownload=False)
     except Exception as e:
-        raise ValueError(f"the training's dataset {str(data)!r} is not at hand: {e} {remedy}") from e
+        raise UsageError(f"the training's dataset {str(data)!r} is not at hand: {e} {remedy}") from e
     split = found.get("val") or found.get("test")
     return split[0] if isinstance(split, list) else split

@@ -26,6 +26,7 @@ from typing import Any
 
 from torch import nn, optim
 
+from ..errors import UsageError
 from ..weights import new_parameters
 
 DEFAULT = 10.0
@@ -42,7 +43,7 @@ def block_lr(factor: float | None = None) -> None:
             again.
 
     Raises:
-        ValueError: The factor is not a positive finite number.
+        UsageError: The factor is not a positive finite number.
     """
     if factor is None:
         os.environ.pop(VARIABLE, None)
@@ -54,7 +55,7 @@ def factor_of(model: nn.Module) -> float:
     """The factor that a training of `model` uses.
 
     Raises:
-        ValueError: The environment variable or the YAML's key is not a positive finite number.
+        UsageError: The environment variable or the YAML's key is not a positive finite number.
     """
     if os.environ.get(VARIABLE, "").strip():
         return checked(os.environ[VARIABLE], VARIABLE)
@@ -68,14 +69,14 @@ def checked(value: Any, where: str) -> float:
     """A factor as a number.
 
     Raises:
-        ValueError: It is not a positive finite number; the message names `where` it stands.
+        UsageError: It is not a positive finite number; the message names `where` it stands.
     """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise ValueError(
+        raise UsageError(
             f"{where}={value!r} is not a positive number. It multiplies the learning rate of new blocks; "
             "1 trains them like all other layers."
         )
@@ -111,7 +112,7 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
         optimizer: What it just built for it.
 
     Raises:
-        ValueError: The factor that the user gave is not a positive finite number.
+        UsageError: The factor that the user gave is not a positive finite number.
     """
     from ultralytics.utils import LOGGER
     from ultralytics.utils.torch_utils import unwrap_model

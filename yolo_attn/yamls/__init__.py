@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
-from .base import Base, ModelError, find, with_task
+from .base import BLOCK_LR, Base, ModelError, find, with_block_lr, with_task
 from .edits import Edit, apply
 from .maps import Map, check_builds, measure
 from .names import check_name
@@ -74,6 +74,7 @@ def build_yaml(
     place: str = "both",
     task: str | None = None,
     carrier: str | None = None,
+    block_lr: float | None = None,
     **options: Any,
 ) -> Generated:
     """Insert a block into a model.
@@ -89,6 +90,8 @@ def build_yaml(
         carrier: row (residual row), csp (inside C2f or C3k2), down (replaces a strided convolution), fuse (replaces
             Concat), none (the block as it is). None chooses: down for blocks that downsample, fuse for blocks with two
             inputs, csp for names such as C2fSAM, otherwise row.
+        block_lr: Factor on the learning rate of new blocks in a fine-tuning, written as the YAML's top-level key of that
+            name; None keeps that of the base model, if it has one (docs/fine-tuning.md).
         **options: Options of the block; they override those suggested for a level.
 
     Returns:
@@ -98,7 +101,7 @@ def build_yaml(
         ModelError: A name is unknown, the model has no such place, or the result does not build at every scale.
     """
     given = Base(base.name, copy.deepcopy(base.d), base.command) if isinstance(base, Generated) else find(base)
-    start = with_task(given, task)
+    start = with_block_lr(with_task(given, task), block_lr)
     wanted = request(block, carrier, {k: plain(k, v) for k, v in options.items()})
     changes = edits(start, wanted, place)
     what = f"{wanted.block.name} in {start.title} with place={place}"
@@ -113,7 +116,8 @@ def build_yaml(
         d, row_map, new_rows, maps = _built(start, changes, what)
     notes = {new: change.note for new, change in zip(new_rows, changes, strict=True)}
     piped = isinstance(base, Generated)
-    command = command_of(given, block, place, task, carrier, wanted.options, piped)
+    own = {} if block_lr is None else {BLOCK_LR: start.d[BLOCK_LR]}
+    command = command_of(given, block, place, task, carrier, {**own, **wanted.options}, piped)
     text = render(d, command, "" if piped else start.name, maps, row_map, notes)
     return Generated(d, text, row_map, new_rows, command, start.name)
 

@@ -24,6 +24,7 @@ KEYS = {
     "reg_max": "bins of the distribution of a box side",
     "depth_multiple": "multiplies repeats",
     "width_multiple": "multiplies channels",
+    "block_lr": "new blocks train at this multiple of the learning rate (docs/fine-tuning.md)",
 }
 FORMS = {
     "row": "x + BN0({operator}(x))",
