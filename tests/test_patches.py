@@ -10,6 +10,7 @@ import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.data import utils as data_utils
+from ultralytics.engine import trainer
 from ultralytics.nn import tasks
 from ultralytics.utils import torch_utils
 from yolo_attn.patches import parse_model
@@ -62,6 +63,8 @@ TARGETS = [
     (tasks.BaseModel, "load"),
     (data_utils, "check_file"),
     (torch_utils, "get_flops"),
+    (trainer.BaseTrainer, "build_optimizer"),
+    (trainer.BaseTrainer, "validate"),
 ]
 
 

@@ -16,7 +16,7 @@ from .parser import Command
 #: What a fresh interpreter reports about itself, without importing this package by name first.
 PROBE = """
 import json, sys
-import ultralytics, ultralytics.nn.tasks, ultralytics.data.utils
+import ultralytics, ultralytics.nn.tasks, ultralytics.data.utils, ultralytics.engine.trainer
 report = {"ultralytics": ultralytics.__file__, "version": ultralytics.__version__, "loaded": "yolo_attn" in sys.modules}
 if report["loaded"]:
     import yolo_attn
@@ -72,6 +72,7 @@ def _ultralytics() -> list[Finding]:
     try:
         import ultralytics
         import ultralytics.data.utils
+        import ultralytics.engine.trainer
         import ultralytics.nn.tasks
     except Exception as e:
         remedy = "pip install -U ultralytics; a torchvision that does not match torch is a frequent cause"
