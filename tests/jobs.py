@@ -49,12 +49,12 @@ def python(code: str, *words: str | Path, cwd: Path, ok: bool = True, **env: str
     return run(sys.executable, "-c", code, *words, cwd=cwd, ok=ok, **env)
 
 
-def tiny_dataset(folder: Path, task: str = "detect") -> str:
+def tiny_dataset(folder: Path, task: str = "detect", train: int = 8, val: int = 4) -> str:
     """A dozen generated images, and the `data=` argument that names them."""
     from yolo_attn import shapes
     from yolo_attn.yamls import shipped as assets
 
-    root = shapes.make(folder / f"tiny-{task}", task=task, train=8, val=4, size=96)
+    root = shapes.make(folder / f"tiny-{task}", task=task, train=train, val=val, size=96)
     if task == "classify":
         return str(root)
     suffix = {"detect": "", "segment": "-seg", "pose": "-pose", "obb": "-obb"}[task]

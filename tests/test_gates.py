@@ -113,7 +113,10 @@ def test_every_bottleneck_of_a_form_has_a_share() -> None:
     net.model = nn.Sequential(form)
     with Meter(net) as meter, torch.no_grad():
         form(torch.randn(2, 16, 8, 8))
-    assert [(g.label, g.path) for g in meter.result.rows] == [("0 C2fSK.0", "model.0.attn.0"), ("0 C2fSK.1", "model.0.attn.1")]
+    assert [(g.label, g.path) for g in meter.result.rows] == [
+        ("0 C2fSK.0", "model.0.attn.0"),
+        ("0 C2fSK.1", "model.0.attn.1"),
+    ]
     assert [g.share for g in meter.result.rows] == pytest.approx([0.5, 0.25], rel=1e-4)
 
 

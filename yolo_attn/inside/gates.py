@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,7 +107,8 @@ class Gates:
         lines = lines if self.rows else []
         for why in dict.fromkeys(self.ungated.values()):
             lines.append(f"{', '.join(k for k, v in self.ungated.items() if v == why)}: not applicable: {why}")
-        return "\n".join([*lines, f"{self.sentence} ({self.images} images): {self.verdict}" if self.rows else self.verdict])
+        lines.append(f"{self.sentence} ({self.images} images): {self.verdict}" if self.rows else self.verdict)
+        return "\n".join(lines)
 
 
 def contribution(shares: Sequence[float]) -> str:
@@ -141,11 +141,13 @@ class Meter:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Meter:
+        """Install the hooks."""
         for path, module in self._gated.items():
             self._handles.append(module.register_forward_hook(self._hook(self._ratios[path])))
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Remove them."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -213,9 +215,7 @@ def _row_of(model: nn.Module, path: str) -> tuple[int, str]:
     return int(index), names[0]
 
 
-def gates(
-    model: Any, source: Any = None, images: int = IMAGES, imgsz: int | None = None, device: Any = None
-) -> Gates:
+def gates(model: Any, source: Any = None, images: int = IMAGES, imgsz: int | None = None, device: Any = None) -> Gates:
     """Measure how much of the signal each inserted block of a model contributes.
 
     Args:

@@ -28,7 +28,7 @@ def network(model: Any, device: Any = None) -> nn.Module:
     if isinstance(model, (str, Path)):
         path = Path(model)
         if path.suffix not in (".pt", ".yaml", ".yml"):
-            raise UsageError(f"model={str(model)!r}: give a checkpoint (.pt) or a model YAML; exported files are closed.")
+            raise UsageError(f"model={str(model)!r}: give a checkpoint (.pt) or a model YAML.")
         if path.suffix == ".pt" and not path.is_file():
             raise UsageError(f"model={str(model)!r}: no such file.")
         model = YOLO(str(model))

@@ -96,7 +96,7 @@ def split_groups(optimizer: optim.Optimizer, parameters: Iterable[nn.Parameter],
         moved = [p for p in group["params"] if id(p) in chosen]
         if moved:
             group["params"] = [p for p in group["params"] if id(p) not in chosen]
-            rates = {k: group[k] * factor for k in ("lr", "initial_lr") if k in group}
+            rates: dict[str, Any] = {k: group[k] * factor for k in ("lr", "initial_lr") if k in group}
             optimizer.add_param_group({**group, **rates, "params": moved})
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_text
 from ..inside.gates import CLOSED, Gates, Meter, contribution, gated
 from . import block_lr
 
@@ -68,10 +69,8 @@ class GateLog:
         row = {"epoch": float(epoch), **{g.label: g.share for g in gates.rows}}
         self.rows = [r for r in self.rows if r["epoch"] < epoch] + [row]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / FILE, "w", newline="", encoding="utf-8") as f:
-            writer = csv.writer(f)
-            writer.writerow(row)
-            writer.writerows([f"{r.get(k, math.nan):.6g}" for k in row] for r in self.rows)
+        lines = [",".join(row), *(",".join(f"{r.get(k, math.nan):.6g}" for k in row) for r in self.rows)]
+        write_text(self.folder / FILE, "\n".join(lines) + "\n")
 
     def draw(self) -> None:
         """Write the figure."""

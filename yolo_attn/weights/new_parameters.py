@@ -76,10 +76,10 @@ def after_load(model: nn.Module, source: nn.Module, loaded: Mapping[str, str]) -
     before, there = recorded(model), set(recorded(source) or ())
     was_new = set(names if before is None else before)
     record(model, (k for k in names if (loaded[k] in there if k in loaded else k in was_new)))
+    if (chosen := choice(source)) is not None:  # a resumed training asks for it; a new one replaces it
+        model.__dict__[_TRAINED] = chosen
 
 
 def after_copy(model: nn.Module, source: nn.Module) -> None:
-    """The same for a model that got every tensor of its equal, as in the trainer's rebuild and in a resumed run."""
+    """The same for a model that got every tensor of an equal one."""
     after_load(model, source, {k: k for k in block_parameters(model)})
-    if (chosen := choice(source)) is not None:
-        model.__dict__[_TRAINED] = chosen

@@ -90,8 +90,8 @@ def build_yaml(
         carrier: row (residual row), csp (inside C2f or C3k2), down (replaces a strided convolution), fuse (replaces
             Concat), none (the block as it is). None chooses: down for blocks that downsample, fuse for blocks with two
             inputs, csp for names such as C2fSAM, otherwise row.
-        block_lr: Factor on the learning rate of new blocks in a fine-tuning, written as the YAML's top-level key of that
-            name; None keeps that of the base model, if it has one (docs/fine-tuning.md).
+        block_lr: Factor on the learning rate of new blocks in a fine-tuning (docs/fine-tuning.md), written as a
+            top-level key of that name. None keeps the base model's key, if it has one.
         **options: Options of the block; they override those suggested for a level.
 
     Returns:
