@@ -14,7 +14,6 @@ from jobs import tiny_dataset
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import dist
 from ultralytics.utils.patches import torch_load
 from yolo_attn.patches import optimizer, validate
