@@ -31,6 +31,7 @@ COMMANDS = {
     "bench report": ("yolo_attn.detect.status:main_report", "write the report of a results folder again"),
     "export": ("yolo_attn.commands.export:COMMAND", "export a model and compare the file with PyTorch: model=best.pt"),
     "convert": ("yolo_attn.commands.convert:COMMAND", "authors' checkpoint -> backbone row: weights=... out=..."),
+    "gates": ("yolo_attn.commands.gates:COMMAND", "what the blocks of a trained model contribute: model=best.pt"),
     "doctor": ("yolo_attn.commands.doctor:COMMAND", "check that plain `yolo` sees the blocks"),
 }
 HELP = ("help", "-h", "--help")
