@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import registry
 from .patch import Function, Patch
 
 
@@ -16,9 +17,9 @@ def _make(original: Function) -> Function:
         """GFLOPs of a model, with our blocks counted in full."""
         from ultralytics.utils import LOGGER
 
-        from ..measure import multiply_adds
+        if registry.has_blocks(model):
+            from ..measure import multiply_adds
 
-        if multiply_adds.has_blocks(model):
             try:
                 return multiply_adds.gflops(model, imgsz)
             except Exception:  # a summary never stops a training; the original suppresses its errors too

@@ -13,7 +13,7 @@ from torch import nn
 
 import yolo_attn
 from yolo_attn.measure import cases, reference
-from yolo_attn.measure.arithmetic import saved_for_backward
+from yolo_attn.measure.activation_memory import saved_for_backward
 from yolo_attn.measure.reference_weights import reference_of
 
 AUTHORS = {

@@ -22,7 +22,7 @@ from ultralytics.nn import tasks
 from yolo_attn.patches import load_weights
 
 import yolo_attn
-from yolo_attn import patches, registry
+from yolo_attn import patches, registry, releases
 from yolo_attn import yamls as models
 from yolo_attn.weights.alignment import align
 from yolo_attn.weights.model_rows import head_strides, rows, strides_hold
@@ -847,8 +847,7 @@ def test_the_report_reads_well(stock):
 # --- the published weights ---
 
 SHARED = Path(os.environ.get("YOLO_ATTN_SHARED", "/nonexistent")) / "weights"
-RELEASE = tuple(int(x) for x in ultralytics.__version__.split(".")[:3] if x.isdigit())
-OTHER_SPPF = (8, 4, 0) <= RELEASE <= (8, 4, 140)  # these build SPPF without the activation that the checkpoints have
+OTHER_SPPF = releases.SPPF.affects(ultralytics.__version__)  # the checkpoints have the activation
 
 
 def published(task: str) -> Path | None:

@@ -212,6 +212,11 @@ def is_ours(module: Any) -> bool:
     return type(module).__module__.split(".")[0] == "yolo_attn" or of(type(module)) is not None
 
 
+def has_blocks(model: Any) -> bool:
+    """Whether a model holds a block of this package, or one that a user registered."""
+    return any(is_ours(m) for m in model.modules())
+
+
 def classes() -> list[type]:
     """Every module class that a checkpoint with registered blocks may hold, helpers of the blocks included."""
     from torch import nn

@@ -17,7 +17,7 @@ import inspect
 from contextvars import ContextVar
 from typing import Any
 
-from . import registry
+from . import registry, releases
 from .registry import Block, RegistryError
 
 _warned: set[str] = set()
@@ -208,17 +208,12 @@ def _bind(block: Block, head: list[Any], positional: list[Any], options: dict[st
 
 
 def warn_about_release(d: dict[str, Any]) -> None:
-    """Say once that some Ultralytics releases build YOLOv8's SPPF without its activation."""
+    """Warn once that some Ultralytics releases build YOLOv8's SPPF without its activation."""
     from ultralytics import __version__
     from ultralytics.utils import LOGGER
 
-    release = tuple(int(x) if x.isdigit() else 0 for x in __version__.split(".")[:3])
     has_sppf = any(row[2] == "SPPF" for row in [*d["backbone"], *d["head"]])
     is_v8 = "yolov8" in str(d.get("yaml_file", "yolov8")).lower()
-    if (8, 4, 0) <= release <= (8, 4, 140) and has_sppf and is_v8 and "sppf" not in _warned:
+    if releases.SPPF.affects(__version__) and has_sppf and is_v8 and "sppf" not in _warned:
         _warned.add("sppf")
-        LOGGER.warning(
-            f"yolo_attn: Ultralytics {__version__} builds YOLOv8's SPPF without its first activation "
-            "(releases 8.4.0 to 8.4.140 do), so results compare neither with older nor with newer releases. "
-            "Remedy: pip install -U 'ultralytics>=8.4.141'."
-        )
+        LOGGER.warning(f"yolo_attn: Ultralytics {__version__} {releases.SPPF.text}. Remedy: {releases.SPPF.remedy}.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import releases
 from .parser import Command
 
 #: What a fresh interpreter reports about itself, without importing this package by name first.
@@ -88,17 +89,13 @@ def _ultralytics() -> list[Finding]:
 
 def release_findings(version: str) -> list[Finding]:
     """What is known to go wrong with an Ultralytics release."""
-    release = tuple(int(x) if x.isdigit() else 0 for x in version.split(".")[:3])
     found = []
-    if release < (8, 3, 200):
-        text = f"ultralytics {version} is older than 8.3.200, the oldest release the plugin supports"
+    if releases.number(version) < releases.number(releases.OLDEST):
+        text = f"ultralytics {version} is older than {releases.OLDEST}, the oldest release the plugin supports"
         found.append(Finding("FAIL", text, "pip install -U ultralytics"))
-    if (8, 4, 0) <= release <= (8, 4, 140):
-        text = f"ultralytics {version} builds YOLOv8's SPPF without its first activation: results do not compare"
-        found.append(Finding("warn", text, "pip install -U 'ultralytics>=8.4.141'"))
-    if release < (8, 4, 124):
-        text = f"in ultralytics {version} `seed` does not reach dataloader workers: spreads over seeds are understated"
-        found.append(Finding("note", text, "for seed studies use workers=0 or ultralytics>=8.4.124"))
+    for level, fault in (("warn", releases.SPPF), ("note", releases.SEED)):
+        if fault.affects(version):
+            found.append(Finding(level, f"ultralytics {version} {fault.text}", fault.remedy))
     return found
 
 

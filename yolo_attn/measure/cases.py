@@ -17,7 +17,7 @@ from .. import registry
 from ..errors import UsageError
 from ..layers import fuse
 from ..registry import Block
-from .arithmetic import saved_for_backward
+from .activation_memory import saved_for_backward
 from .conditions import Conditions
 from .reference_weights import reference_of
 

@@ -1,16 +1,18 @@
-"""GFLOPs of models with our blocks: Ultralytics' count, and what its counter does not see.
+"""Multiply-adds of blocks and GFLOPs of models: the one counter behind every such number of this package.
 
-The counter (ultralytics-thop) knows layers by their class, and matrix products by the function that a forward pass
-calls. It leaves out products of two tensors element by element, which are the whole of some attentions (modulation,
-selection, neighbourhoods), and convolutions and samplings that a forward pass calls as functions. It also measures
-small images and extrapolates to the real size; where a block works on a pooled map, the convolutions there are
-multiplied along.
+Layers, matrix products and attention are counted by ultralytics-thop, as Ultralytics does for its model summary. It
+does not count products of two tensors element by element, which are the whole of some attentions (modulation,
+selection, neighbourhoods), nor convolutions and samplings that a forward pass calls as functions; in our blocks these
+are added. Ultralytics also measures small images and extrapolates to the real size, which is wrong for convolutions on
+pooled maps; here a model runs at the real size.
+
+What is counted is the plain forward pass, not a kernel that multiplies more and is faster nevertheless.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,20 +28,20 @@ PRODUCTS |= {"addcmul", "addcmul_", "lerp", "lerp_"}
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 
-class Unseen(TorchFunctionMode):
-    """Counts, while active, the multiply-accumulates that ultralytics-thop does not see.
+class FunctionCounter(TorchFunctionMode):
+    """Counts, while active, the multiply-adds of called functions that ultralytics-thop does not count.
 
-    It looks at function calls, by name. One level deeper, at dispatch, PyTorch imports 900 modules first, which takes
-    seconds.
+    It recognises functions by name. PyTorch's dispatcher would see more, but its first use imports 900 modules, which
+    takes seconds.
 
     Attributes:
-        macs: The count.
-        in_layer: Depth of convolution layers that are running; thop counts those.
+        multiply_adds: The count.
+        in_layer: Number of convolution layers that are running; thop counts those.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.macs = 0
+        self.multiply_adds = 0
         self.in_layer = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -48,47 +50,60 @@ class Unseen(TorchFunctionMode):
         name = getattr(func, "__name__", "").split(".")[0]
         if name in PRODUCTS:
             if sum(isinstance(a, Tensor) and a.numel() > 1 for a in args) > 1:
-                self.macs += out.numel()
+                self.multiply_adds += out.numel()
         elif name in CONVOLUTIONS and not self.in_layer:
-            self.macs += out.numel() * args[1][0].numel()
+            self.multiply_adds += out.numel() * args[1][0].numel()
         elif name == "grid_sample":
-            self.macs += 4 * out.numel()  # four neighbours
+            self.multiply_adds += 4 * out.numel()  # four neighbours
         return out
 
 
-def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
-    """GFLOPs of a model for one image, two for each multiply-accumulate, in Ultralytics' convention.
-
-    The model runs once at the real size, as a copy that shares its weights.
+def multiply_adds(block: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-adds of one forward pass of a block in eval mode.
 
     Args:
-        model: A model of Ultralytics.
+        block: Any module; it is left as it is.
+        *inputs: Its inputs.
+    """
+    twin = _twin(block)
+    return _count(twin, inputs, [twin])
+
+
+def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
+    """GFLOPs of a model for one image, two for each multiply-add.
+
+    Args:
+        model: A model of Ultralytics; it is left as it is.
         imgsz: Side of the image, or height and width.
 
     Returns:
-        The count; BatchNorm, softmax and pooling as ultralytics-thop weighs them, activations free.
+        The count. BatchNorm, softmax and pooling have ultralytics-thop's weights; activations count nothing.
     """
-    import thop
-
     for wrapping in ("_orig_mod", "module"):  # torch.compile, then DistributedDataParallel
         model = getattr(model, wrapping, model)
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared).eval()
+    twin = _twin(model)
     weight = next(m.weight for m in twin.modules() if isinstance(m, nn.Conv2d))
     height, width = imgsz if isinstance(imgsz, Sequence) else (imgsz, imgsz)
     channels = (getattr(model, "yaml", None) or {}).get("channels", 3)
     image = torch.zeros(1, channels, height, width, device=weight.device, dtype=weight.dtype)
-    counter = Unseen()
+    return _count(twin, (image,), _outermost(twin)) / 1e9 * 2
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares parameters and buffers."""
+    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared).eval()
+
+
+def _count(module: nn.Module, inputs: Sequence[Tensor], blocks: Iterable[nn.Module]) -> int:
+    """Multiply-adds by ultralytics-thop, with all that it does not count in `blocks`."""
+    import thop
+
+    counter = FunctionCounter()
     with torch.no_grad(), ExitStack() as stack:
-        for block in _outermost(twin):
-            _watch(block, counter, stack)
-        macs = thop.profile(twin, inputs=[image], verbose=False)[0] + counter.macs
-    return macs / 1e9 * 2
-
-
-def has_blocks(model: nn.Module) -> bool:
-    """Whether a model holds a block of ours."""
-    return any(registry.is_ours(m) for m in model.modules())
+        for block in blocks:
+            _attach(block, counter, stack)
+        return int(thop.profile(module, inputs=inputs, verbose=False)[0]) + counter.multiply_adds
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
@@ -100,8 +115,8 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
             yield from _outermost(child)
 
 
-def _watch(block: nn.Module, counter: Unseen, stack: ExitStack) -> None:
-    """Let the counter see what a block does between its convolution layers."""
+def _attach(block: nn.Module, counter: FunctionCounter, stack: ExitStack) -> None:
+    """Activate the counter while a block runs, and note when it is inside a convolution layer."""
 
     def enter(*_: Any) -> None:
         counter.__enter__()
@@ -117,8 +132,7 @@ def _watch(block: nn.Module, counter: Unseen, stack: ExitStack) -> None:
 
     stack.callback(block.register_forward_pre_hook(enter).remove)
     stack.callback(block.register_forward_hook(leave).remove)
-    # A layer with hooks is called as a layer: faster equivalents that multiply more stand back.
-    for layer in block.modules():
+    for layer in block.modules():  # a kernel is not used where layers have hooks, so every layer is called as one
         if isinstance(layer, _ConvNd):
             stack.callback(layer.register_forward_pre_hook(into_layer).remove)
             stack.callback(layer.register_forward_hook(out_of_layer).remove)

@@ -13,9 +13,11 @@ from torch import nn
 from ..errors import UsageError
 from ..registry import Block
 from . import cases
-from .arithmetic import Limit, count_macs, saved_for_backward
+from .activation_memory import saved_for_backward
 from .cases import PHASES, TRAIN, Map
 from .conditions import Conditions
+from .limit import Limit
+from .multiply_adds import multiply_adds
 from .peak import PeakMeter
 from .table import show
 from .timing import Spread, geometric_mean, interleave
@@ -131,7 +133,7 @@ def measure_case(
     x = torch.randn(size, device=conditions.device)
     with torch.no_grad(), conditions.autocast():
         outputs = {name: module.eval()(x).float() for name, module in modules.items()}
-    macs = {name: count_macs(module, x[:1]) * batch for name, module in modules.items()}
+    macs = {name: multiply_adds(module, x[:1]) * batch for name, module in modules.items()}
     for module in modules.values():
         module.train(train)
     x.requires_grad_(train)

@@ -12,7 +12,6 @@ import torch
 from .. import registry
 from ..errors import UsageError
 from ..yamls import shipped
-from .arithmetic import count_macs
 from .cases import memory_errors
 from .conditions import Conditions
 from .model import cost, folded, onnx_call, quiet
@@ -26,7 +25,6 @@ FIELDS = (
     "model",
     "parameters",
     "gflops",
-    "gflops_counted",
     "imgsz",
     "measure",
     "batch",
@@ -209,7 +207,7 @@ def measure(
         times = interleave({k: m.train_step for k, m in made.items()}, repeats, TRAIN_SECONDS, wait=conditions.wait)
         add(found, "training step", batch, times)
         stage("training steps")
-        costs = {name: (*cost(m.model, imgsz), 2 * count_macs(m.fused, m.image) / 1e9) for name, m in made.items()}
+        costs = {name: cost(m.model, imgsz) for name, m in made.items()}
         times = interleave({k: m.predict for k, m in made.items()}, repeats, SECONDS, wait=conditions.wait)
         add(found, "inference", 1, times)
         stage("inference")
@@ -219,8 +217,8 @@ def measure(
     bar.close()
     rows = []
     for name in names:
-        parameters, gflops, counted = costs[name]
-        model = {"model": Path(name).stem, "parameters": parameters, "gflops": gflops, "gflops_counted": counted}
+        parameters, gflops = costs[name]
+        model = {"model": Path(name).stem, "parameters": parameters, "gflops": gflops}
         for (what, images, unit), spread in sorted(found[name].items(), key=lambda item: MEASURES.index(item[0][0])):
             row = {**model, "imgsz": imgsz, "measure": what, "batch": images, "unit": unit, "n": spread.n}
             row |= {"median": spread.median, "p10": spread.p10, "p90": spread.p90}
@@ -260,7 +258,6 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
                 r["model"],
                 f"{r['parameters'] / 1e6:.2f}M",
                 f"{r['gflops']:.1f}",
-                f"{r['gflops_counted']:.1f}",
                 f"{r['measure']}, batch {r['batch']}",
                 f"{r['median']:.4g} {r['unit']}",
                 f"{r['p10']:.4g}-{r['p90']:.4g}" if r["n"] > 1 else "",
@@ -268,5 +265,5 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
                 ratio,
             )
         )
-    header = ("model", "parameters", "GFLOPs", "counted", "measure", "median", "p10-p90", "n", "ratio to the first")
+    header = ("model", "parameters", "GFLOPs", "measure", "median", "p10-p90", "n", "ratio to the first")
     show(header, lines)

@@ -106,7 +106,7 @@ def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, v
     """
     request = _request.get()
     source = _module_of(weights)
-    if request is None and not (has_ours(model) or (source is not None and has_ours(source))):
+    if request is None and not (registry.has_blocks(model) or (source is not None and registry.has_blocks(source))):
         original(model, weights, verbose)
         return
     if source is None:
@@ -137,11 +137,6 @@ def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, v
         request.report = report
     if verbose:
         _log(report, _is_fused(source) and not _is_fused(model))
-
-
-def has_ours(model: nn.Module) -> bool:
-    """Whether a model holds a block of this package, or one that the user registered."""
-    return any(registry.is_ours(m) for m in model.modules())
 
 
 def _module_of(weights: Any) -> nn.Module | None:
