@@ -1,0 +1,193 @@
+"""The study's results as a table, a figure and a verdict."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yolo_attn.atomic import write_text
+from yolo_attn.detect.statistics import paired
+
+Result = Mapping[str, Any]
+
+BASELINE = "lr1"
+#: Largest mean loss in mAP50-95 against the baseline that a default may have.
+MARGIN = 0.005
+FIELDS = (
+    "data",
+    "block",
+    "recipe",
+    "epochs",
+    "steps",
+    "seed",
+    "mAP50-95",
+    "mAP50",
+    "share",
+    "lowest",
+    "highest",
+    "seconds",
+)
+
+
+def share(result: Result) -> float:
+    """Mean share of the signal over a model's blocks; NaN for a model without."""
+    return statistics.fmean(result["shares"]) if result["shares"] else math.nan
+
+
+def competes(recipe: str) -> bool:
+    """Whether a recipe may become the default for pretrained models."""
+    return recipe != "stock" and not recipe.startswith("scratch")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All results, in the order of their names."""
+    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+
+
+def main_length(results: Sequence[Result]) -> list[Result]:
+    """The results of the comparison: those of the length, per dataset, that most trainings have."""
+    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for r in results:
+        counts[r["data"]][r["epochs"]] += 1
+    usual = {data: max(lengths, key=lambda e: lengths[e]) for data, lengths in counts.items()}
+    return [r for r in results if r["epochs"] == usual[r["data"]]]
+
+
+def differences(results: Sequence[Result], recipe: str) -> dict[tuple[str, str, int], float]:
+    """(dataset, block, seed) -> mAP50-95 of a recipe minus that of the baseline, where both were trained."""
+    scores = {(r["recipe"], r["data"], r["block"], r["seed"]): r["mAP50-95"] for r in results}
+    pairs = {key: (score, scores.get((BASELINE, *key[1:]))) for key, score in scores.items() if key[0] == recipe}
+    return {key[1:]: ours - theirs for key, (ours, theirs) in pairs.items() if theirs is not None}
+
+
+def decide(results: Sequence[Result]) -> tuple[str, dict[str, tuple[float, float]]]:
+    """The default, by the rule that was fixed before the study.
+
+    Only cells that were trained with the baseline as well count, and each pair of dataset and block counts alike.
+
+    Args:
+        results: Those of the comparison.
+
+    Returns:
+        The recipe with the largest mean share among those whose mean mAP50-95 is at most `MARGIN` below the
+        baseline's; and recipe -> (mean share, mean difference in mAP50-95). "" where there is no baseline.
+    """
+    table = {}
+    for recipe in sorted({r["recipe"] for r in results if competes(r["recipe"])}):
+        found = differences(results, recipe)
+        shares: dict[tuple[str, str], list[float]] = defaultdict(list)
+        deltas: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for r in results:
+            key = (r["data"], r["block"], r["seed"])
+            if r["recipe"] == recipe and key in found:
+                shares[key[:2]].append(share(r))
+                deltas[key[:2]].append(found[key])
+        if found:
+            table[recipe] = tuple(statistics.fmean(map(statistics.fmean, x.values())) for x in (shares, deltas))
+    # Sums of rounded scores: a loss of exactly the margin is allowed.
+    allowed = [recipe for recipe, (_, delta) in table.items() if delta >= -MARGIN - 1e-9]
+    return max(allowed, key=lambda recipe: table[recipe][0], default=""), table  # type: ignore[return-value]
+
+
+def write(folder: Path) -> int:
+    """Write learning.csv, shares.png and report.md; 1 where there are no results."""
+    results = read(folder)
+    if not results:
+        print(f"{folder}: no results")
+        return 1
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for r in results:
+        row = {k: r[k] for k in FIELDS if k in r} | {"share": f"{share(r):.4f}"}
+        row |= {"lowest": f"{min(r['shares']):.4f}", "highest": f"{max(r['shares']):.4f}"} if r["shares"] else {}
+        writer.writerow({**row, "mAP50-95": f"{r['mAP50-95']:.4f}", "mAP50": f"{r['mAP50']:.4f}"})
+    write_text(folder / "learning.csv", buffer.getvalue())
+    write_text(folder / "report.md", markdown(results))
+    draw(results, folder / "shares.png")
+    print(markdown(results))
+    return 0
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The tables and the verdict."""
+    compared = main_length(results)
+    winner = decide(compared)[0]
+    lines = [
+        "| recipe | trainings | share of the signal | mAP50-95 | against lr1, paired (95 % interval) |",
+        "|---|---|---|---|---|",
+    ]
+    for recipe in sorted({r["recipe"] for r in compared}):
+        mine = [r for r in compared if r["recipe"] == recipe]
+        shares = [share(r) for r in mine if r["shares"]]
+        shown = f"{statistics.fmean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})" if shares else "-"
+        score = statistics.fmean(r["mAP50-95"] for r in mine)
+        lines.append(f"| {recipe} | {len(mine)} | {shown} | {score:.3f} | {_against(compared, recipe)} |")
+    rule = f"largest mean share among the recipes whose mean mAP50-95 is at most {MARGIN} below that of {BASELINE}"
+    lines += ["", f"Default by the rule ({rule}): {winner or 'none, the baseline is missing'}.", ""]
+    lines += _steps(results)
+    return "\n".join(lines) + "\n"
+
+
+def _against(results: Sequence[Result], recipe: str) -> str:
+    """Mean paired difference to the baseline, each seed's mean over datasets and blocks being one pair."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for (_, _, seed), delta in differences(results, recipe).items():
+        by_seed[seed].append(delta)
+    if recipe == BASELINE or not competes(recipe) or not by_seed:
+        return "-"
+    found = paired({s: statistics.fmean(x) for s, x in by_seed.items()}, dict.fromkeys(by_seed, 0.0))
+    interval = f" ({found.t[0]:+.3f} to {found.t[1]:+.3f})" if found.t else ""
+    return f"{found.mean:+.3f}{interval}"
+
+
+def _steps(results: Sequence[Result]) -> list[str]:
+    """Share against steps, a line per dataset, block and recipe."""
+    lengths = sorted({r["steps"] for r in results})
+    found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in results:
+        if r["shares"]:
+            found[r["data"], r["block"], r["recipe"]][r["steps"]].append(share(r))
+    found = {k: v for k, v in found.items() if len(v) > 1}  # type: ignore[assignment]
+    if not found:
+        return []
+    head = " | ".join(f"{n} steps" for n in lengths)
+    lines = [f"| dataset, block, recipe | {head} |", "|---" * (len(lengths) + 1) + "|"]
+    for key, by_steps in sorted(found.items()):
+        cells = (f"{statistics.fmean(by_steps[n]):.1%}" if n in by_steps else "" for n in lengths)
+        lines.append(f"| {', '.join(key)} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(results: Sequence[Result], file: Path) -> None:
+    """Share and mAP50-95 of every recipe on the left, share against steps on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _, table = decide(main_length(results))
+    for recipe, (mean, delta) in table.items():
+        left.plot(100 * mean, delta, "o")
+        left.annotate(recipe, (100 * mean, delta), xytext=(4, 4), textcoords="offset points", fontsize="small")
+    left.axhline(-MARGIN, color="0.6", linestyle=":")
+    left.set(xlabel="mean share of the signal (%)", ylabel=f"mean mAP50-95 minus that of {BASELINE}")
+    curves: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in results:
+        if r["shares"] and competes(r["recipe"]):
+            curves[r["block"], r["recipe"]][r["steps"]].append(100 * share(r))
+    for (block, recipe), by_steps in sorted(curves.items()):
+        if len(by_steps) > 1:
+            n = sorted(by_steps)
+            right.plot(n, [statistics.fmean(by_steps[x]) for x in n], marker=".", label=f"{block}, {recipe}")
+    right.set(xlabel="optimizer steps", ylabel="mean share of the signal (%)", xscale="log")
+    if right.lines:
+        right.legend(fontsize="small")
+    FigureCanvasAgg(figure).print_png(file)
