@@ -226,8 +226,9 @@ class Command:
         """
         texts = self._split(arguments)
         values = {name: a.read(texts[name]) if name in texts else a.default for name, a in self.arguments.items()}
+        misspelt = self.rest is None and not texts.keys() <= self.arguments.keys()  # reported below, with a suggestion
         for a in self.arguments.values():
-            if a.required and a.name not in texts:
+            if a.required and a.name not in texts and not misspelt:
                 raise UsageError(f"{a.name}=… is missing: {a.help}.")
         others = [name for name in texts if name not in self.arguments]
         known = [*self.arguments, *(self.rest.names(values) if self.rest else ())]

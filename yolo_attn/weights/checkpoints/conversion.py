@@ -161,11 +161,6 @@ def load(path: str | Path) -> tuple[dict[str, Any], str]:
     conversion = read(path)
     left = brief([*conversion.found.dropped, *conversion.others]) or "nothing"
     LOGGER.info(f"yolo_attn: {conversion.path.name} is {conversion.found.title}; left out: {left}")
-    if conversion.nonfinite:
-        LOGGER.warning(
-            f"yolo_attn: {conversion.path.name} has NaN or infinite numbers in {brief(conversion.nonfinite)}; a model "
-            "with these weights computes NaN. Use another checkpoint."
-        )
     return conversion.checkpoint(), str(path)
 
 

@@ -1,6 +1,6 @@
 """Which of the papers' networks a state dict belongs to, of which size, and its backbone filled with it.
 
-The names of the tensors tell the network, their shapes the size (`sizes`).
+The names of the tensors identify the network, their shapes the size (`sizes`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """A network of a paper whose authors' weights are understood.
+    """A network of a paper whose authors' weights can be read.
 
     Attributes:
         name: Its name.
@@ -56,7 +56,7 @@ class Recognised:
         options: What differs from that size; empty for the paper's own.
         row: The filled row.
         dropped: Tensors that a backbone has no use for.
-        fresh: Tensors of the row that the authors' file does not have; they are as at the start of training.
+        fresh: Tensors of the row that the authors' file does not have; they have their initial values.
     """
 
     family: Family
@@ -68,9 +68,9 @@ class Recognised:
 
     @property
     def title(self) -> str:
-        """What a user would call the network."""
+        """The network's usual name."""
         if "channels" in self.options:
-            return f"{self.family.name} of a size of its own"
+            return f"{self.family.name} of a custom size"
         changed = ", ".join(f"{k} {v}" for k, v in self.options.items())
         return f"{self.family.name}-{self.size.upper()}" + (f" with {changed}" if changed else "")
 
@@ -100,9 +100,11 @@ def recognise(state: State) -> Recognised:
 
 
 def _configurations(family: Family, state: State) -> sizes.Candidates:
-    """Sizes and options to try; as many as the tensors there can tell."""
+    """Sizes and options to try; as many as the tensors determine."""
     try:
         yield from family.configure({k: tuple(v.shape) for k, v in state.items()})
+    except CheckpointError:
+        raise
     except (LookupError, ValueError, ZeroDivisionError):
         return
 
@@ -113,14 +115,14 @@ def _fitted(family: Family, size: str, options: dict[str, Any], state: State) ->
     Raises:
         MisfitError: Tensors do not fit, or the options are impossible.
     """
-    network = f"{family.name}-{size.upper()}" if not options else f"{family.name} of a size of its own"
+    network = f"{family.name}-{size.upper()}" if not options else f"{family.name} of a custom size"
     channels = state[family.stem].shape[1] if family.stem in state and state[family.stem].dim() == 4 else 3
     try:
         # Without memory first: the file determines how large it is.
         with torch.device("meta"), _Unfilled():
             row = family.row(channels, size, options or None)
         ours, problems = family.keys.translate(row.network, state)
-    except (ValueError, TypeError, RuntimeError, IndexError) as e:
+    except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as e:  # impossible sizes
         raise MisfitError(network, (), str(e).split("\n")[0]) from e
     if problems:
         raise MisfitError(network, problems)
@@ -130,7 +132,7 @@ def _fitted(family: Family, size: str, options: dict[str, Any], state: State) ->
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out random initial values; on the meta device they cost seconds and give nothing."""
+    """Skips random initial values; on the meta device they take seconds for nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in ("normal_", "uniform_", "erfinv_", "bernoulli_"):
@@ -192,7 +194,7 @@ FAMILIES = (
     ),
 )
 
-#: Pattern of a name -> whose weights have it, and what to do.
+#: Regular expression of a name -> whose weights have it, and what to do.
 STRANGERS = (
     (r"^layers\.\d+\.blocks\.\d+\.attn\.(rate1|dep_conv)", "an ACmix-Swin; the backbone row is for ACmix-ResNet"),
     (r"^layers\.\d+\.downsample\.dconv\.", "a LIT, the first version; the backbone row is for LITv2"),
@@ -207,6 +209,6 @@ def _stranger(state: Mapping[str, Any]) -> str:
     known = ", ".join(f.name for f in FAMILIES)
     for pattern, what in STRANGERS:
         if any(re.match(pattern, k) for k in state):
-            return f"these are weights of {what}. Understood are {known}."
+            return f"these are weights of {what}. Networks known here: {known}"
     names = ", ".join(list(state)[:4])
-    return f"these are weights of none of the networks understood here ({known}); they are named {names}, …"
+    return f"these are weights of none of the networks known here ({known}); they are named {names}, …"

@@ -1,8 +1,8 @@
-"""What the shapes of the authors' tensors tell of a network's size.
+"""A network's size, from the shapes of the authors' tensors.
 
-For each network the sizes of the paper that its tensors may be of, and behind them, for a network of somebody's own
-size, the options that the shapes show. What leaves no shape (the heads of plain attention, windows) is chosen so that
-the tensors fit; the row of the model that receives them decides.
+For each network: the sizes of the paper that the tensors may have, then, for a size that the paper does not have, the
+options that the shapes show. What leaves no shape (the heads of plain attention, windows) is chosen so that the tensors
+fit; the row of the model that receives them decides.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from ...blocks.backbones import SMTMaps
 from ...blocks.cloformer import network as cloformer_net
 from ...blocks.litv2 import network as litv2_net
 from ...blocks.smt import network as smt_net
+from .errors import RefusedError
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: Size of the paper, and options that differ from it.
 Candidates = Iterator[tuple[str, dict[str, Any]]]
+MOST_STAGES, MOST_BLOCKS = 16, 1000
 
 
 def smt(shapes: Shapes) -> Candidates:
@@ -122,12 +124,18 @@ def acmix_resnet(shapes: Shapes) -> Candidates:
 
 
 def _depths(shapes: Shapes, pattern: str) -> tuple[int, ...]:
-    """Blocks per stage; the pattern finds a stage's and a block's number. Counted, as numbers may be anything."""
+    """Blocks per stage; the pattern finds a stage's and a block's number. They are counted: numbers may be anything.
+
+    Raises:
+        RefusedError: There are more than any network has.
+    """
     blocks: dict[int, set[str]] = {}
     for key in shapes:
         found = re.match(pattern, key)
         if found:
             blocks.setdefault(int(found[1]), set()).add(found[2])
+    if len(blocks) > MOST_STAGES or sum(map(len, blocks.values())) > MOST_BLOCKS:
+        raise RefusedError("its tensors' names number more blocks than any network known here has")
     return tuple(len(blocks[stage]) for stage in sorted(blocks))
 
 

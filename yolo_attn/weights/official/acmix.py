@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks.acmix.blocks import ACmixBottleneck, ACmixSwinBlock
+from ...blocks.acmix.blocks import MLP, ACmixBottleneck, ACmixSwinBlock
 from ...blocks.acmix.operator import ACmix
 from ...blocks.acmix.window import ACmixWindow
 from ...layers import ConvNorm
-from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, Rules, linear, norm_eps
+from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, Rules, linear, norm_eps, with_activation
 
 
 def _by_channel(rows: Tensor, module: Any) -> Tensor:
@@ -66,7 +66,8 @@ def _swin_block(a: Any) -> nn.Module:
         window, shift = min(a.input_resolution), 0
     eps = norm_eps(a.norm_layer)
     options = (a.mlp_ratio, a.qkv_bias, a.qk_scale, a.drop, a.attn_drop, a.drop_path, eps)
-    return ACmixSwinBlock(a.dim, a.num_heads, window, shift, *options, wrap=True)
+    module = ACmixSwinBlock(a.dim, a.num_heads, window, shift, *options, wrap=True)
+    return with_activation(module, a.act_layer, MLP)
 
 
 def _kernel(size: int) -> int:
