@@ -1,58 +1,83 @@
-"""Plain words about results: what was found, and what stands against it."""
+"""Results in sentences: the answer, the findings for each dataset, and the warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .models import MATCH
 from .plan import CANDIDATE, CONTROL, STOCK
-from .statistics import BETTER, LEVEL, NONE, SAME, WORSE
+from .statistics import BETTER, ENOUGH, LEVEL, NONE, PRELIMINARY, SAME, WORSE, reported
 from .store import DONE, FAILED
 
-#: A dataset on which no model scores this much was trained too shortly to compare anything.
+#: A dataset on which no model reaches this score was trained too briefly to compare anything.
 NEAR_ZERO = 0.02
-#: SHA-256 of nothing: the order of images was not noted.
+#: SHA-256 of no bytes: the order of images was not recorded.
 NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+VERDICTS = (BETTER, WORSE, SAME)
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference with its sign and three decimals; what rounds to nothing has no sign."""
+    """A difference with its sign; one that rounds to zero has no sign."""
     text = f"{value:+.{digits}f}"
     return text if text.strip("+-0.") else text[1:]
 
 
 def rate(value: float) -> str:
-    """A difference per millisecond, which is small where models are slow."""
+    """A difference per millisecond."""
     return signed(value, 4)
 
 
-def size(value: float) -> str:
-    """A difference without sign; never nothing."""
-    return f"{value:.3f}" if value >= 0.0005 else "under 0.001"
+def interval(low: float | None, high: float | None, show: Callable[[float], str] = signed) -> str:
+    """An interval in words."""
+    return "no interval" if low is None or high is None else f"95% interval {show(low)} to {show(high)}"
 
 
-def plural(n: int, word: str) -> str:
+def plural(n: int, noun: str) -> str:
     """A number with its noun."""
-    return f"{n} {word}{'s' * (n != 1)}"
+    return f"{n} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
-def listed(words: Sequence[Any]) -> str:
-    """Words as a list in a sentence."""
-    parts = [str(w) for w in words]
+def listed(items: Sequence[Any]) -> str:
+    """Items as a list in a sentence."""
+    parts = [str(i) for i in items]
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
+def rows_of(results: Results, data: str, role: str = "") -> list[Row]:
+    """The rows of a dataset, of one role if given."""
+    return [r for r in results["rows"] if r["data"] == data and role in ("", r["role"])]
+
+
 def candidates(results: Results) -> list[Row]:
-    """Rows of candidates."""
+    """The rows of candidates."""
     return [r for r in results["rows"] if r["role"] == CANDIDATE]
 
 
 def stock_row(results: Results, data: str) -> Row:
     """The stock model on a dataset."""
-    return next(r for r in results["rows"] if r["data"] == data and r["role"] == STOCK)
+    return rows_of(results, data, STOCK)[0]
+
+
+def comparisons(results: Results, data: str) -> Iterator[tuple[Row, str, str]]:
+    """Every paired difference: the row, its key, and the model that it is compared with."""
+    for row in rows_of(results, data):
+        for key, other in (("vs_stock", stock_row(results, data)["model"]), ("vs_control", row["control"])):
+            if row[key]:
+                yield row, key, other
+
+
+def learned(results: Results, data: str) -> bool:
+    """Whether some model reaches `NEAR_ZERO` on a dataset."""
+    found = [r["metrics"].get(results["metric"]) for r in rows_of(results, data)]
+    return any(f["mean"] >= NEAR_ZERO for f in found if f)
+
+
+def verdict(results: Results, row: Row, key: str) -> str:
+    """The verdict of a row against stock (`vs_stock`) or its cost control (`vs_control`), as it is printed."""
+    return reported(row[key], learned(results, row["data"]))
 
 
 def extra_gflops(results: Results, row: Row) -> float:
@@ -60,81 +85,60 @@ def extra_gflops(results: Results, row: Row) -> float:
     return row["cost"]["gflops"] / stock_row(results, row["data"])["cost"]["gflops"] - 1
 
 
-def judged(row: Row, key: str) -> bool:
-    """Whether a row has a verdict against stock or control."""
-    return row[key] is not None and row[key]["verdict"] != NONE
-
-
 def helps(results: Results, row: Row) -> bool:
-    """Better than stock, and better than the cost control where the candidate costs more than stock."""
-    if not judged(row, "vs_stock") or row["vs_stock"]["verdict"] != BETTER:
+    """Better than stock, and better than the cost control if the candidate costs more than stock."""
+    if verdict(results, row, "vs_stock") != BETTER:
         return False
     if row["control"]:
-        return judged(row, "vs_control") and row["vs_control"]["verdict"] == BETTER
+        return verdict(results, row, "vs_control") == BETTER
     return extra_gflops(results, row) <= MATCH
 
 
 def summary(results: Results) -> list[str]:
-    """What was found: an overview, every dataset with its candidates, and what chance alone would do."""
+    """The answer in one sentence, then what stands behind it; the comparisons one by one are a table."""
+    lines = [answer(results), *overview(results)]
+    if len(lines) > 1:
+        lines += (stock_sentence(results, d["name"]) for d in results["datasets"])
+    return [*lines, *chance(results)]
+
+
+def answer(results: Results) -> str:
+    """One sentence: what was found, or why nothing was."""
+    rows, metric, n = candidates(results), results["metric"], len(results["seeds"])
     if not results["cells"]:
-        return ["No cell was asked for, so nothing was found."]
+        return "No run was planned, so there is no result."
     if not results["counts"].get(DONE):
-        return ["No cell is done yet, so nothing was found."]
-    lines = [*overview(results)]
-    for data in results["datasets"]:
-        lines += _on_dataset(results, data["name"])
-    return [*lines, *_chance(results)]
-
-
-def overview(results: Results, equal_cost: bool = True) -> Iterator[str]:
-    """How many comparisons got which verdict, or why there is none.
-
-    Args:
-        results: Of `gather`.
-        equal_cost: Say which candidates are better at equal cost.
-    """
-    rows = candidates(results)
+        return "No run has finished, so there is no result."
     if not rows:
-        yield "Only the stock model was run, so there is nothing to compare."
-        return
-    if not any(judged(r, "vs_stock") for r in rows):
-        if len(results["seeds"]) < 2:
-            seeds = plural(len(results["seeds"]), "seed")
-            yield (
-                f"There is no verdict with {seeds}: another seed alone changes a score, "
-                "and one training cannot tell that from what a block does."
-            )
-        else:
-            yield f"There is no verdict: {'; '.join(dict.fromkeys(r['vs_stock']['why'] for r in rows))}."
-        return
-    yield f"Against the stock model: {_tally(rows, 'vs_stock')}."
-    if any(judged(r, "vs_control") for r in rows):
-        yield f"Against a stock model enlarged to the same cost: {_tally(rows, 'vs_control')}."
-    if not equal_cost:
-        return
-    several = len(results["datasets"]) > 1
-    best = [f"{r['model']} on {r['data']}" if several else r["model"] for r in rows if helps(results, r)]
-    yield f"Shown to be better at equal cost: {listed(best) if best else 'none'}."
+        return "Only the stock model was run, so there is nothing to compare."
+    found = {verdict(results, r, "vs_stock") for r in rows}
+    if found.isdisjoint(VERDICTS):
+        if PRELIMINARY in found:
+            need = f"{ENOUGH} seeds that are done with both models, and a model that reaches {metric} {NEAR_ZERO}"
+            return f"Preliminary, without a verdict: that needs {need}."
+        return f"No verdict with {plural(n, 'seed')}: {'; '.join(dict.fromkeys(r['vs_stock']['why'] for r in rows))}."
+    best: dict[str, list[str]] = {}
+    for row in rows:
+        if helps(results, row):
+            best.setdefault(row["model"], []).append(f"{signed(row['vs_stock']['mean'])} on {row['data']}")
+    if best:
+        named = [f"{model} ({', '.join(gains)})" for model, gains in best.items()]
+        return f"Shown to be better than the stock model at equal cost, by {metric}: {listed(named)}."
+    tested = sum(verdict(results, r, "vs_stock") in VERDICTS for r in rows)
+    what = f"None of {tested} comparisons shows a candidate" if tested > 1 else "The candidate was not shown to be"
+    return f"{what} better than the stock model at equal cost."
 
 
-def _tally(rows: Sequence[Row], key: str) -> str:
+def overview(results: Results) -> Iterator[str]:
     """How many comparisons got which verdict."""
-    verdicts = [r[key]["verdict"] for r in rows if judged(r, key)]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in (BETTER, WORSE, SAME))
-    return f"{counts}, of {plural(len(verdicts), 'comparison')}"
-
-
-def _on_dataset(results: Results, data: str) -> Iterator[str]:
-    """The stock model's score, and every candidate against stock and control."""
-    stock = stock_row(results, data)
-    yield stock_sentence(results, data)
-    if results["metric"] not in stock["metrics"]:
-        return
-    several = len(results["datasets"]) > 1
-    for row in candidates(results):
-        if row["data"] == data:
-            name = f"{data}, {row['model']}" if several else row["model"]
-            yield from (f"{name} {text}" for text in _candidate(results, row, stock))
+    rows = candidates(results) if results["counts"].get(DONE) else []
+    for key, what in (("vs_stock", "the stock model"), ("vs_control", "a stock model enlarged to the same cost")):
+        found = [v for r in rows if (v := verdict(results, r, key)) != NONE]
+        if found:
+            counts = [f"{found.count(v)} {v}" for v in (*VERDICTS, PRELIMINARY) if v in found or v in VERDICTS]
+            if set(found) == {PRELIMINARY}:
+                counts = counts[-1:]
+            yield f"Against {what}: {', '.join(counts)}, of {plural(len(found), 'comparison')}."
 
 
 def stock_sentence(results: Results, data: str) -> str:
@@ -142,207 +146,114 @@ def stock_sentence(results: Results, data: str) -> str:
     metric, stock = results["metric"], stock_row(results, data)
     found = stock["metrics"].get(metric)
     if found is None:
-        return f"On {data} no cell of the stock model {stock['model']} is done, so nothing is compared."
-    interval = found["interval"]
-    spread = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        return f"On {data} no run of the stock model {stock['model']} is done, so nothing is compared."
+    ends = interval(*(found["interval"] or (None, None)), "{:.3f}".format)
     seeds = plural(len(found["values"]), "seed")
-    return f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}{spread})."
+    return f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}, {ends})."
 
 
-def _candidate(results: Results, row: Row, stock: Row) -> Iterator[str]:
-    """Predicates about one candidate on one dataset."""
-    if results["metric"] not in row["metrics"]:
-        failed = f"; {plural(row['failed'], 'cell')} failed" if row["failed"] else ""
-        yield f"has no cell that is done{failed}."
-        return
-    yield f"against stock: {_difference(row['vs_stock'])}"
-    if row["vs_control"]:
-        text = f"against {row['control']}, a stock model of the same cost: {_difference(row['vs_control'])}"
-        yield " ".join([text, *_both(row)])
-    cost = _cost(results, row, stock)
-    if not row["control"]:
-        cost += (
-            " The comparison with stock is one of equal cost."
-            if extra_gflops(results, row) <= MATCH
-            else " No cost control was run, so what that cost alone brings is unknown."
-        )
-    yield cost
-
-
-def _difference(found: Mapping[str, Any]) -> str:
-    """A paired difference in words."""
-    if not found["n"]:
-        return f"no comparison; {found['why']}."
-    seeds = plural(found["n"], "seed")
-    if found["verdict"] == NONE:
-        return f"{signed(found['mean'])} ({seeds}), no verdict; {found['why']}."
-    low, high = found["t"]
-    text = f"{signed(found['mean'])} (95 % interval {signed(low)} to {signed(high)}, {seeds}), {found['verdict']}."
-    if found["verdict"] == SAME and (low > 0 or high < 0):
-        ends = " to ".join(signed(v) for v in found["bootstrap"])
-        text += f" The interval of the bootstrap, {ends}, has zero in it."
-    missed = "; smaller ones are easily missed" if found["verdict"] == SAME else ""
-    return f"{text} Four of five such runs would find a true difference of {size(found['detectable'])}{missed}."
-
-
-def _both(row: Row) -> Iterator[str]:
-    """What the two comparisons say together."""
-    if not (judged(row, "vs_stock") and judged(row, "vs_control")):
-        return
-    stock, control = row["vs_stock"]["verdict"], row["vs_control"]["verdict"]
-    if stock == control == BETTER:
-        yield "So the gain is more than the cost explains."
-    elif stock == BETTER:
-        yield "So the gain over stock may come from the cost alone."
-    elif control == WORSE and stock != WORSE:
-        yield "So that cost is better spent on a larger stock model."
-
-
-def _cost(results: Results, row: Row, stock: Row) -> str:
-    """GFLOPs and latency against the stock model's."""
-    share = extra_gflops(results, row)
-    text = f"has {abs(share):.1%} {'more' if share >= 0 else 'fewer'} GFLOPs than stock".replace("%", " %")
-    ours, theirs = row["cost"], stock["cost"]
-    for key, what in (("latency", "on the CPU"), ("onnx", "in ONNX Runtime")):
-        if ours[f"{key}_ms"] is not None and theirs[f"{key}_ms"] is not None:
-            text += f"; an image {what} takes {ours[f'{key}_ms']:.1f} ms instead of {theirs[f'{key}_ms']:.1f} ms"
-            if ours[f"{key}_p10"] <= theirs[f"{key}_p90"] and theirs[f"{key}_p10"] <= ours[f"{key}_p90"]:
-                text += " (no clear difference: the ranges overlap)"
-    return text + "."
-
-
-def _chance(results: Results) -> Iterator[str]:
+def chance(results: Results) -> Iterator[str]:
     """How many verdicts chance alone would give."""
-    rows = candidates(results)
-    verdicts = [r[key]["verdict"] for r in rows for key in ("vs_stock", "vs_control") if judged(r, key)]
-    if verdicts:
-        n, found, share = len(verdicts), sum(v != SAME for v in verdicts), 1 - LEVEL
+    found = [verdict(results, r, key) for r in candidates(results) for key in ("vs_stock", "vs_control")]
+    found = [v for v in found if v in VERDICTS]
+    if found:
+        n, share = len(found), 1 - LEVEL
         yield (
-            f"{plural(n, 'comparison')} gave {plural(found, 'verdict')} of better or worse. If all models were equally "
-            f"good, chance alone would give about {n * share:.2g} ({100 * share:.0f} % of them)."
+            f"{plural(n, 'comparison')} gave {plural(n - found.count(SAME), 'verdict')} of better or worse. If all "
+            f"models were equally good, chance alone would give about {n * share:.2g} ({share:.0%} of them)."
         )
 
 
 def warnings(results: Results) -> list[str]:
-    """What stands against the results, in plain words."""
-    lines = [*_incomplete(results), *_few_seeds(results), *_machines(results), *_starts(results)]
-    for data in results["datasets"]:
-        lines += [*_orders(results, data["name"]), *_same_seeds(results, data["name"])]
-        lines += [*_controls(results, data["name"]), *_scores(results, data["name"])]
-    return lines
-
-
-def _incomplete(results: Results) -> Iterator[str]:
-    counts, total = results["counts"], len(results["cells"])
-    done, failed = counts.get(DONE, 0), counts.get(FAILED, 0)
-    if done + failed < total:
-        rest = listed([f"{n} {state}" for state, n in counts.items() if state not in (DONE, FAILED)])
-        yield f"{done} of {total} cells are done, {rest}: these are the numbers of an unfinished run."
-    for row in results["rows"]:
-        if row["failed"]:
-            bad = [c for c in _cells(results, row["data"], row["model"]) if c["state"] == FAILED]
-            seeds, reason = _named([c["seed"] for c in bad]), bad[0]["reason"] or "no reason is known"
-            yield (
-                f"{row['model']} on {row['data']}: {plural(len(bad), 'cell')} failed ({seeds}): {reason}. "
-                "The same command tries failed cells again."
+    """What limits the results."""
+    lines = [*_of_runs(results), *_of_machines(results)]
+    if len(results["seeds"]) < ENOUGH:
+        n = len(results["seeds"])
+        lines.append(
+            f"{plural(n, 'seed')} {'is' if n == 1 else 'are'} too few for a verdict{' or an interval' * (n < 2)}: "
+            f"seeds={ENOUGH} is enough, and finished runs are not repeated."
+        )
+    for m in results["models"] if results["start"] else ():
+        if m["role"] == CONTROL and not m["grown"]:
+            lines.append(
+                f"The cost control {m['name']} is wider than {results['start']['name']}, so it starts with few of "
+                "those weights and the other models with most: beating it shows little. Compare from scratch instead, "
+                "without pretrained=."
             )
+    return lines + [line for d in results["datasets"] for line in _of_dataset(results, d["name"])]
+
+
+def _of_runs(results: Results) -> Iterator[str]:
+    """Runs that are missing, failed, or without a usable score."""
+    counts, total = results["counts"], len(results["cells"])
+    if counts.get(DONE, 0) + counts.get(FAILED, 0) < total:
+        rest = listed([f"{n} {state}" for state, n in counts.items() if state not in (DONE, FAILED)])
+        yield f"{counts.get(DONE, 0)} of {total} runs are done, {rest}: these figures are not final."
+    failed: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in results["cells"]:
-        name = f"{cell['model']} on {cell['data']}, seed {cell['seed']}"
         lost = [metric for metric, value in cell["values"].items() if value is None]
-        if lost:
-            yield f"{name}: {listed(lost)} came out as no number, and is left out."
+        name = f"{cell['model']} on {cell['data']}, seed {cell['seed']}"
+        if cell["state"] == FAILED:
+            failed.setdefault((cell["model"], cell["data"]), []).append(cell)
+        elif lost:
+            yield f"{name}: {listed(lost)} is not finite and is left out."
         elif cell["state"] == DONE and results["metric"] not in cell["values"]:
-            yield f"{name}: there is no {results['metric']}, on which the verdicts rest."
+            yield f"{name}: there is no {results['metric']}, which verdicts are based on."
+    for (model, data), bad in failed.items():
+        yield (
+            f"{model} on {data}: {plural(len(bad), 'run')} failed ({_seeds([c['seed'] for c in bad])}): "
+            f"{bad[0]['reason'] or 'the reason is unknown'}. The same command tries failed runs again."
+        )
 
 
-def _named(seeds: Sequence[int]) -> str:
+def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) != 1)} {listed(seeds)}"
 
 
-def _cells(results: Results, data: str, model: str = "") -> list[Mapping[str, Any]]:
-    return [c for c in results["cells"] if c["data"] == data and model in ("", c["model"])]
-
-
-def _few_seeds(results: Results) -> Iterator[str]:
-    n = len(results["seeds"])
-    if n < 2:
-        yield (
-            f"{'One seed' if n else 'No seed'} was run, so there is no interval and no verdict: chance cannot be told "
-            "from effect. seeds=5 gives both; cells that are done are not run again."
+def _of_machines(results: Results) -> Iterator[str]:
+    """Runs on several kinds of machine."""
+    if len(results["machines"]) > 1:
+        names = [f"{m.get('device')} with {plural(m.get('threads') or 0, 'thread')}" for m in results["machines"]]
+        kinds = {(c["data"], c["seed"], str(sorted(c["machine"].items()))) for c in results["cells"] if c["machine"]}
+        groups = [(data, seed) for data, seed, _ in kinds]
+        mixed = len({g for g in groups if groups.count(g) > 1})
+        text = f"The runs used {len(names)} kinds of machine ({listed(list(dict.fromkeys(names)))}). "
+        yield text + (
+            f"In {mixed} of {len(set(groups))} seeds, models that are compared used different ones: part of a "
+            "difference may come from the machine, and training times are not comparable."
+            if mixed
+            else "Models that are compared used the same one; training times are means over all."
         )
 
 
-def _machines(results: Results) -> Iterator[str]:
-    if len(results["machines"]) < 2:
-        return
-    names = [f"{m.get('device')} with {plural(m.get('threads') or 0, 'thread')}" for m in results["machines"]]
-    kinds = {(c["data"], c["seed"], str(sorted(c["machine"].items()))) for c in results["cells"] if c["machine"]}
-    groups = [(data, seed) for data, seed, _ in kinds]
-    mixed = len({g for g in groups if groups.count(g) > 1})
-    text = f"Cells ran on {len(names)} kinds of machine ({listed(list(dict.fromkeys(names)))}). "
-    if mixed:
-        text += f"In {mixed} of {len(set(groups))} seeds, those that are compared with one another did: "
-        yield text + "part of a difference may be the machines', and training times do not compare."
-    else:
-        yield text + "Those that are compared with one another ran on one kind; training times are means over all."
-
-
-def _starts(results: Results) -> Iterator[str]:
-    """Controls into which the starting weights do not fit."""
-    if not results["start"]:
-        return
-    for m in results["models"]:
-        if m["role"] == CONTROL and not m["grown"]:
-            yield (
-                f"The cost control {m['name']} is wider than {results['start']['name']}, so it begins with few of "
-                "those weights and the others with most: what beats it has shown little. Compare from scratch instead, "
-                "without pretrained=."
-            )
-
-
-def _orders(results: Results, data: str) -> Iterator[str]:
-    """Models of one seed that were not trained on the same images in the same order."""
-    noted = [c for c in _cells(results, data) if c["order"] not in ("", NOTHING)]
-    bad = [s for s in results["seeds"] if len({c["order"] for c in noted if c["seed"] == s}) > 1]
+def _of_dataset(results: Results, data: str) -> Iterator[str]:
+    """Differences that are not paired by their data, seeds without effect, controls of another cost, low scores."""
+    metric, rows = results["metric"], rows_of(results, data)
+    orders = {
+        (c["seed"], c["order"]) for c in results["cells"] if c["data"] == data and c["order"] not in ("", NOTHING)
+    }
+    bad = [s for s in results["seeds"] if sum(seed == s for seed, _ in orders) > 1]
     if bad:
         yield (
-            f"{data}: with {_named(bad)}, the models saw other training images, in other order or otherwise augmented. "
-            "Those differences are not paired by their data: the intervals hold, but are wider than they need be."
+            f"{data}: with {_seeds(bad)}, the models saw other training images, in another order or augmented "
+            "differently. Those differences are not paired by their data: the intervals hold, but are wider than "
+            "necessary."
         )
-
-
-def _same_seeds(results: Results, data: str) -> Iterator[str]:
-    """Models whose seeds change nothing."""
-    for row in results["rows"]:
-        found = row["metrics"].get(results["metric"])
-        if row["data"] != data or found is None or len(found["values"]) < 2 or not found["mean"]:
-            continue
-        if len(set(found["values"].values())) == 1:
+    gflops = {r["model"]: r["cost"]["gflops"] for r in rows}
+    for row in rows:
+        values = list(row["metrics"].get(metric, {"values": {}})["values"].values())
+        if len(values) > 1 and len(set(values)) == 1 and values[0]:
             yield (
-                f"{row['model']} on {data}: all {len(found['values'])} seeds give exactly the same "
-                f"{results['metric']}, {found['mean']:.3f}. The seed changes nothing there, so the spread tells "
-                "nothing of chance."
+                f"{row['model']} on {data}: all {len(values)} seeds give exactly the same {metric}, {values[0]:.3f}. "
+                "The seed has no effect there, so the spread is no measure of chance."
             )
-
-
-def _controls(results: Results, data: str) -> Iterator[str]:
-    """Controls that miss the candidate's cost."""
-    gflops = {r["model"]: r["cost"]["gflops"] for r in results["rows"] if r["data"] == data}
-    for row in candidates(results):
-        if row["data"] == data and row["control"] in gflops:
-            off = gflops[row["control"]] / gflops[row["model"]] - 1
-            if abs(off) > MATCH:
-                yield (
-                    f"{data}: the cost control {row['control']} has {100 * abs(off):.1f} % "
-                    f"{'more' if off > 0 else 'fewer'} GFLOPs than {row['model']}; nothing closer was found."
-                )
-
-
-def _scores(results: Results, data: str) -> Iterator[str]:
-    """A dataset on which nothing was learned."""
-    metric = results["metric"]
-    found = [r["metrics"][metric]["mean"] for r in results["rows"] if r["data"] == data and metric in r["metrics"]]
-    if found and max(found) < NEAR_ZERO:
+        off = gflops[row["control"]] / gflops[row["model"]] - 1 if row["control"] in gflops else 0
+        if abs(off) > MATCH:
+            yield (
+                f"{data}: the cost control {row['control']} has {abs(off):.1%} {'more' if off > 0 else 'fewer'} GFLOPs "
+                f"than {row['model']}; nothing closer was found."
+            )
+    if any(metric in r["metrics"] for r in rows) and not learned(results, data):
         yield (
             f"{data}: no model reaches {metric} {NEAR_ZERO}. Too little was learned to compare anything; train longer, "
             "or start from pretrained weights."

@@ -1,81 +1,123 @@
-"""Results as tables: results.csv, cells.csv and places.csv for other programs, report.md for people."""
+"""Results as tables: polars frames with full precision, and views of them for readers.
+
+`results.csv`, `cells.csv` and `places.csv` are the frames. A `Table` is a view of a frame for readers, rendered as
+Markdown and LaTeX by `report/text.py` and as HTML by `report/page.html`. great_tables would write HTML and LaTeX, but no
+Markdown, and its HTML has no keys to sort by and brings a light-only style sheet of 9 kB for every table.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..measure.table import write_csv
-from .plan import CANDIDATE, STOCK
-from .ranking import RANKED, numbered, verdict_words
+from .plan import CONTROL, STOCK
+from .ranking import RANKED, verdict_text
 from .results import PARTS
-from .sentences import listed, plural, rate, signed
-from .statistics import NONE
+from .sentences import comparisons, plural, rate, rows_of, signed, verdict
 
-#: results.csv begins with these; a metric's mean and interval, and a difference's numbers, follow.
-FIELDS = ("data", "task", "model", "role", "subset", "objects", "seeds", "failed")
-COSTS = ("parameters", "gflops", "latency_ms", "latency_p10", "latency_p90", "onnx_ms", "onnx_p10", "onnx_p90")
-VERSUS = ("n", "mean", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "detectable", "verdict")
-CELL_FIELDS = ("id", "data", "model", "seed", "state", "reason", "seconds", "peak_bytes", "device", "threads", "order")
-PLACE_FIELDS = (
-    *("data", "rank", "model", "role", "place", "form", "effect", "effect_low", "effect_high", "verdict"),
-    *("corrected", "milliseconds", "per_ms", "per_ms_low", "per_ms_high", "why"),
-)
+if TYPE_CHECKING:
+    import polars as pl
+
+#: Columns that come first, also where there is no row.
+FIRST = {
+    "results": ("data", "task", "model", "role", "subset", "objects", "seeds", "failed"),
+    "cells": ("id", "data", "model", "seed", "state", "reason", "seconds", "peak_bytes", "device", "threads", "order"),
+    "places": ("data", "rank", "model", "role", "place", "form", "effect", "effect_low", "effect_high", "verdict"),
+}
+VERSUS = ("n", "mean", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "detectable", "verdict", "why")
+#: What a cell shows where nothing is known.
+NOTHING = "\N{EN DASH}"
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def write(results: Results, folder: Path, pictures: Sequence[Path] = ()) -> list[Path]:
-    """Write results.csv, cells.csv and report.md, and places.csv where there are places.
+class Cell(NamedTuple):
+    """What a table shows in one place: text, small print and a verdict."""
 
-    Args:
-        results: As `results.gather` gives them.
-        folder: Where to.
-        pictures: PNGs in that folder that report.md shows.
+    text: str
+    note: str = ""
+    verdict: str = ""
 
-    Returns:
-        The files.
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        title: Header.
+        key: Column of the frame that holds the value, by which the table sorts.
+        show: Value -> text.
+        ends: Columns of the frame that hold the ends of an interval of the value.
+        cell: Row of the frame -> what is shown, where a value and its interval are not all.
+        number: Sorts as a number.
     """
-    rows, cells = csv_rows(results), cell_rows(results)
-    write_csv(folder / "results.csv", _fields(FIELDS, rows), rows)
-    write_csv(folder / "cells.csv", _fields(CELL_FIELDS, cells), cells)
-    files = ["report.md", "results.csv", "cells.csv"]
-    if "places" in results:
-        write_csv(folder / "places.csv", PLACE_FIELDS, place_rows(results))
-        files.append("places.csv")
-    names = [p.name for p in pictures if p.parent == folder]
-    (folder / "report.md").write_text(markdown(results, names), encoding="utf-8")
-    return [folder / name for name in files]
+
+    title: str
+    key: str
+    show: Callable[[Any], str] = str
+    ends: tuple[str, str] | None = None
+    cell: Callable[[Row], Cell] | None = None
+    number: bool = True
+
+    def of(self, row: Row) -> Cell:
+        """What is shown of a row."""
+        if self.cell:
+            return self.cell(row)
+        if row[self.key] is None:
+            return Cell(NOTHING)
+        low, high = (row[end] for end in self.ends) if self.ends else (None, None)
+        return Cell(self.show(row[self.key]), "" if low is None else f"{self.show(low)} to {self.show(high)}")
 
 
-def _fields(first: Sequence[str], rows: Iterable[Row]) -> list[str]:
-    """Columns in the order in which they come up."""
-    return list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
+class Table(NamedTuple):
+    """A view of a frame: what its rows are, how to read them, the values, what is shown; `first` is not folded."""
+
+    title: str
+    note: str
+    frame: pl.DataFrame
+    columns: Sequence[Column]
+    first: bool = False
+
+    @property
+    def rows(self) -> list[list[tuple[Any, Cell]]]:
+        """For each row and column the value that it sorts by, and what it shows."""
+        return [[(row[c.key], c.of(row)) for c in self.columns] for row in self.frame.iter_rows(named=True)]
 
 
-def csv_rows(results: Results) -> list[dict[str, Any]]:
-    """A row for each dataset, model and subset: all objects, each size, each class.
+# ------------------------------------------------------------------------------------------------------------- frames
 
-    Differences, costs and training time are in the rows of all objects.
-    """
+
+def frame_of(rows: Sequence[Row], first: Iterable[str] = ()) -> pl.DataFrame:
+    """A frame with these columns first and then all keys of the rows, in the order in which they come up."""
+    import polars as pl
+
+    keys = dict.fromkeys([*first, *(key for row in rows for key in row)])
+    filled = [{**keys, **row} for row in rows]
+    return pl.DataFrame(filled, schema=None if rows else list(keys), infer_schema_length=None, strict=False)
+
+
+def frames(results: Results) -> dict[str, pl.DataFrame]:
+    """The frames by the names of their files: results, cells and, of `bench places`, places."""
+    rows = {"results": _results(results), "cells": _cells(results)}
+    rows |= {"places": results["places"]} if "places" in results else {}
+    return {name: frame_of(found, FIRST[name]) for name, found in rows.items()}
+
+
+def _results(results: Results) -> list[dict[str, Any]]:
+    """A row for each dataset, model and subset: all objects, each size, each class; differences and costs with all."""
     tasks = {d["name"]: d["task"] for d in results["datasets"]}
     found = []
     for r in results["rows"]:
-        head = {"data": r["data"], "task": tasks[r["data"]], "model": r["model"], "role": r["role"], "seeds": r["n"]}
-        head["failed"] = r["failed"]
+        head = {"data": r["data"], "task": tasks[r["data"]], "model": r["model"], "role": r["role"]}
+        head |= {"seeds": r["n"], "failed": r["failed"]}
         sized = {f"{part} {size}" for size in r["sizes"] for part in PARTS}
         row: dict[str, Any] = {**head, "subset": "all"}
-        for metric, spread in r["metrics"].items():
-            if metric not in sized:
-                row |= _spread(metric, spread)
-        for other in ("stock", "control"):
-            row |= _versus(other, r[f"vs_{other}"])
-        row["control"] = r["control"]
-        row |= {key: r["cost"][key] for key in COSTS}
-        found.append(row | {"train_seconds": r["seconds"], "peak_bytes": r["peak_bytes"]})
+        for metric in (m for m in r["metrics"] if m not in sized):
+            row |= _spread(metric, r["metrics"][metric])
+        for key in ("vs_stock", "vs_control"):
+            row |= {f"{key}_{name}": value for name, value in _versus(results, r, key).items()}
+        row |= {"control": r["control"], **r["cost"], "train_seconds": r["seconds"], "peak_bytes": r["peak_bytes"]}
+        found.append(row)
         for size, values in r["sizes"].items():
             row = {**head, "subset": size, "objects": values["objects"]}
             for part in PARTS:
@@ -85,226 +127,198 @@ def csv_rows(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def _spread(metric: str, spread: Mapping[str, Any] | None) -> dict[str, Any]:
-    if spread is None:
-        return {metric: None}
-    low, high = spread["interval"] or (None, None)
-    return {metric: spread["mean"], f"{metric} low": low, f"{metric} high": high}
+def _spread(metric: str, spread: Row | None) -> dict[str, Any]:
+    """Mean, interval and standard deviation over seeds."""
+    values = list(spread["values"].values()) if spread else []
+    low, high = (spread and spread["interval"]) or (None, None)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {metric: spread and spread["mean"], f"{metric} low": low, f"{metric} high": high, f"{metric} sd": deviation}
 
 
-def _versus(other: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
+def _versus(results: Results, row: Row, key: str) -> dict[str, Any]:
     """A paired difference in columns."""
-    if found is None:
-        return {f"vs_{other}_{name}": None for name in VERSUS}
-    t, bootstrap = found["t"] or (None, None), found["bootstrap"] or (None, None)
-    values = (found["n"], found["mean"], *t, *bootstrap, found["detectable"], found["verdict"])
-    return {f"vs_{other}_{name}": value for name, value in zip(VERSUS, values, strict=True)}
+    if not row[key]:
+        return dict.fromkeys(VERSUS)
+    found = dict(row[key]) | {"verdict": verdict(results, row, key)}
+    for name in ("t", "bootstrap"):
+        found[f"{name}_low"], found[f"{name}_high"] = found[name] or (None, None)
+    return {name: found[name] for name in VERSUS}
 
 
-def cell_rows(results: Results) -> list[dict[str, Any]]:
-    """A row for each cell, done or not."""
+def _cells(results: Results) -> list[dict[str, Any]]:
+    """A row for each run, done or not."""
     found = []
     for c in results["cells"]:
-        row = {key: c.get(key) for key in CELL_FIELDS}
+        row = {key: c.get(key) for key in FIRST["cells"]}
         row |= {"device": c["machine"].get("device"), "threads": c["machine"].get("threads"), **c["values"]}
         row |= {f"{part} {size}": v[part] for size, v in c["sizes"].items() for part in PARTS if part in v}
-        row |= {f"{PARTS[0]} class {name}": v.get(PARTS[0]) for name, v in c["classes"].items()}
-        found.append(row)
+        found.append(row | {f"{PARTS[0]} class {name}": v.get(PARTS[0]) for name, v in c["classes"].items()})
     return found
 
 
-def place_rows(results: Results) -> list[dict[str, Any]]:
-    """A row for each place, the best first."""
-    found = []
-    for data in results["datasets"]:
-        for number, p in numbered(results["places"], data["name"]):
-            low, high = p["effect_interval"] or (None, None)
-            row = {**p, "rank": number, "effect_low": low, "effect_high": high}
-            row["per_ms_low"], row["per_ms_high"] = p["interval"] or (None, None)
-            found.append({key: row[key] for key in PLACE_FIELDS})
-    return found
+# ------------------------------------------------------------------------------------------------------------- tables
 
 
-def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
-    """The report as GitHub's Markdown."""
-    lines = [
-        "# Where does it help?" if "places" in results else "# Does it help?",
-        "",
-        *(f"- {escaped(line)}" for line in results["summary"]),
-        "",
+def decimals(digits: int, scale: float = 1.0) -> Callable[[float], str]:
+    """How a number is shown."""
+    return lambda value: f"{value * scale:,.{digits}f}"
+
+
+def words(title: str, key: str, **more: Any) -> Column:
+    """A column of text."""
+    return Column(title, key, number=False, **more)
+
+
+MODEL = words("model", "model")
+
+
+def of_dataset(results: Results, data: str) -> list[Table]:
+    """The tables of a dataset: models first, then places, comparisons, costs, scores, sizes and classes where known."""
+    found, rows = frames(results), rows_of(results, data)
+    frame = found["results"].filter(data=data, subset="all")
+    places = [_places(found["places"].filter(data=data))] if "places" in found else []
+    first = [_models(results, frame), *places, _comparisons(results, data), _costs(results, frame), _scores(frame)]
+    return [*first, *_parts(results, rows, data)]
+
+
+def _models(results: Results, frame: pl.DataFrame) -> Table:
+    """Score, differences and costs."""
+    metric, recipes = results["metric"], {m["name"]: m["recipe"] for m in results["models"]}
+
+    def name(row: Row) -> Cell:
+        role = {STOCK: "stock model", CONTROL: f"cost control: {recipes[row['model']]}"}.get(row["role"], "")
+        failed = f"{plural(row['seeds'], 'seed')}, {row['failed']} failed" if row["failed"] else ""
+        return Cell(row["model"], "; ".join(filter(None, (role, failed))))
+
+    def score(row: Row) -> Cell:
+        mean, spread = row[metric], row[f"{metric} sd"]
+        return Cell(NOTHING if mean is None else f"{mean:.3f}" + (f" ± {spread:.3f}" if spread is not None else ""))
+
+    def difference(key: str, row: Row) -> Cell:
+        mean, low, high, why, said = (row[f"{key}_{part}"] for part in ("mean", "t_low", "t_high", "why", "verdict"))
+        if mean is None:
+            return Cell(NOTHING if why else "", why or "")
+        ends = "no interval" if low is None else f"{signed(low)} to {signed(high)}"
+        return Cell(signed(mean), ends + (f", to {row['control']}" if key == "vs_control" else ""), said)
+
+    columns = [words("model", "model", cell=name)]
+    columns += [Column(metric, metric, cell=score)] if metric in frame.columns else []
+    columns += [Column("difference to stock", "vs_stock_mean", cell=lambda r: difference("vs_stock", r))]
+    note = (
+        f"{metric}: mean ± standard deviation over seeds. Differences are paired by seed and given with the 95% "
+        "interval of their mean (Student's t)."
+    )
+    if any(frame["control"]):
+        note += " A cost control is the stock model enlarged to the candidate's GFLOPs."
+        to = "difference to cost control"
+        columns += [Column(to, "vs_control_mean", cell=lambda r: difference("vs_control", r))]
+    columns += [Column("parameters, M", "parameters", decimals(2, 1e-6)), Column("GFLOPs", "gflops", decimals(2))]
+    columns += [Column("latency, ms", "latency_ms", decimals(1))] if any(frame["latency_ms"].is_not_null()) else []
+    if frame["seeds"].n_unique() > 1:
+        note += " Not all models have the same seeds: compare the paired differences, not the means."
+    whys = dict.fromkeys(why for key in ("vs_stock_why", "vs_control_why") for why in frame[key] if why)
+    return Table("Models", note + "".join(f" No interval where {why}." for why in whys), frame, columns, first=True)
+
+
+def _places(frame: pl.DataFrame) -> Table:
+    """The ranking of `bench places`."""
+    per_ms = Column("difference to stock per ms", "per_ms", rate, ("per_ms_low", "per_ms_high"))
+    columns = [
+        Column("rank", "rank"),
+        words("model", "model", cell=lambda r: Cell(r["model"], CONTROL if r["role"] == CONTROL else "")),
+        per_ms._replace(cell=lambda r: Cell(NOTHING, r["why"]) if r["why"] else per_ms.of(r)),
+        Column("difference to stock", "effect", signed, ("effect_low", "effect_high")),
+        Column("ms over stock", "milliseconds", lambda ms: signed(ms, 2)),
+        words("verdict", "verdict", cell=lambda r: Cell("", "", verdict_text(r))),
     ]
-    if results["warnings"]:
-        lines += ["## What stands against it", "", *(f"- {escaped(line)}" for line in results["warnings"]), ""]
-    for data in results["datasets"]:
-        rows = [r for r in results["rows"] if r["data"] == data["name"]]
-        lines += [f"## {escaped(data['name'])}", ""]
-        lines += _places_table(results, data["name"])
-        lines += [*_main_table(results, rows), ""]
-        lines += _costs_table(results, rows)
-        lines += _parts_table(results, rows)
-    lines += [line for name in pictures for line in (f"![{escaped(Path(name).stem)}]({quote(name)})", "")]
-    lines += _how_to_read(results)
-    lines += _what_ran(results)
-    return "\n".join(lines).rstrip() + "\n"
+    return Table("Places", RANKED, frame, columns, first=True)
 
 
-def escaped(text: Any) -> str:
-    """Text that Markdown takes as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*_<>\[\]|#$~&])", r"\\\1", " ".join(str(text).split()))
+def _comparisons(results: Results, data: str) -> Table:
+    """Every paired difference with both intervals."""
+    found = [
+        {"model": row["model"], "other": other, **_versus(results, row, key)}
+        for row, key, other in comparisons(results, data)
+    ]
+    columns = [
+        MODEL,
+        words("compared with", "other"),
+        Column("seeds", "n"),
+        Column("difference, t interval", "mean", signed, ("t_low", "t_high")),
+        Column("bootstrap from", "bootstrap_low", signed),
+        Column("to", "bootstrap_high", signed),
+        Column("smallest detectable", "detectable", decimals(3)),
+        words("verdict", "verdict", cell=lambda r: Cell("", r["why"], r["verdict"])),
+    ]
+    note = f"Paired differences in {results['metric']} with both 95% intervals of their mean."
+    return Table("Comparisons", note, frame_of(found, ("model", "other", *VERSUS)), columns)
 
 
-def code(text: Any) -> str:
-    """Text as code, also in a cell of a table."""
-    plain = " ".join(str(text).split())
-    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
-    space = " " if plain[:1] == "`" or plain[-1:] == "`" else ""
-    return f"{ticks}{space}{plain}{space}{ticks}".replace("|", "\\|")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
-    """A table whose first columns are words and whose others are numbers, to the right."""
-    marks = [":--" if i < words else "--:" for i in range(len(header))]
-    return [f"| {' | '.join(line)} |" for line in (header, marks, *rows)]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, or a dash."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _places_table(results: Results, data: str) -> list[str]:
-    """The places of a dataset, ranked; nothing where there are none."""
-    header = ["rank", "model", "against stock, per ms", "against stock", "verdict", "ms over stock"]
-    lines = []
-    for rank, p in numbered(results.get("places", ()), data):
-        name = code(p["model"]) + (f" ({p['role']})" if p["role"] != CANDIDATE else "")
-        effect = "-" if p["effect"] is None else f"{signed(p['effect'])}{_interval(p['effect_interval'], signed)}"
-        per_ms = escaped(p["why"] or "-")
-        if p["per_ms"] is not None:
-            per_ms = f"{rate(p['per_ms'])}{_interval(p['interval'], rate)}"
-        extra = "-" if p["milliseconds"] is None else f"{p['milliseconds']:+.2f}"
-        lines.append(["" if rank is None else str(rank), name, per_ms, effect, verdict_words(p), extra])
-    return [*table(header, lines, words=2), "", RANKED, ""] if lines else []
-
-
-def _main_table(results: Results, rows: Sequence[Row]) -> list[str]:
-    """Scores, differences and verdicts."""
-    metric = results["metric"]
-    others = [m for m in dict.fromkeys(m for r in rows for m in r["metrics"]) if m != metric and _shown(m)]
-    header = ["model", "role", "seeds", f"{escaped(metric)}, 95 % interval", *map(escaped, others)]
-    header += ["against stock", "verdict", "against cost control", "verdict"]
-    lines = []
-    for r in rows:
-        failed = f" ({r['failed']} failed)" if r["failed"] else ""
-        line = [code(r["model"]), r["role"], f"{r['n']}{failed}"]
-        found = r["metrics"].get(metric)
-        line.append(f"{found['mean']:.3f}{_interval(found['interval'], number)}" if found else "-")
-        line += [number(r["metrics"][m]["mean"] if m in r["metrics"] else None) for m in others]
-        for other in ("vs_stock", "vs_control"):
-            line += _versus_words(r[other], r["role"] == STOCK)
-        lines.append(line)
-    return table(header, lines, words=2)
-
-
-def _shown(metric: str) -> bool:
-    """Metrics of sizes have a table of their own."""
-    return not metric.endswith((" small", " medium", " large"))
-
-
-def _interval(interval: Sequence[float] | None, show: Any) -> str:
-    return f" ({show(interval[0])} to {show(interval[1])})" if interval else ""
-
-
-def _versus_words(found: Mapping[str, Any] | None, stock: bool) -> list[str]:
-    """A difference with its interval, and the verdict."""
-    if found is None or found["mean"] is None:
-        return ["", ""] if stock or found is None else ["-", NONE]
-    return [f"{signed(found['mean'])}{_interval(found['t'], signed)}", found["verdict"]]
-
-
-def _costs_table(results: Results, rows: Sequence[Row]) -> list[str]:
+def _costs(results: Results, frame: pl.DataFrame) -> Table:
     """What the models cost."""
-    header = ["model", "parameters", "GFLOPs", "CPU, ms", "ONNX Runtime, ms", "training, s", "peak memory, MiB"]
-    lines = []
-    for r in rows:
-        cost, peak = r["cost"], r["peak_bytes"]
-        line = [code(r["model"]), f"{cost['parameters'] / 1e6:.3f} M", f"{cost['gflops']:.2f}"]
-        for key in ("latency", "onnx"):
-            low, high = cost[f"{key}_p10"], cost[f"{key}_p90"]
-            spread = f" ({low:.1f} to {high:.1f})" if low is not None and high is not None else ""
-            line.append(f"{number(cost[f'{key}_ms'], 1)}{spread}")
-        lines.append([*line, number(r["seconds"], 0), number(peak / 2**20 if peak else None, 0)])
-    setup = results["costs"]
-    text = "Parameters and GFLOPs for the classes of the first dataset; latency was not measured."
+    columns = [
+        MODEL,
+        Column("parameters", "parameters", decimals(0)),
+        Column("GFLOPs", "gflops", decimals(2)),
+        Column("latency on CPU, ms", "latency_ms", decimals(1), ("latency_p10", "latency_p90")),
+        Column("latency in ONNX Runtime, ms", "onnx_ms", decimals(1), ("onnx_p10", "onnx_p90")),
+        Column("training, s", "train_seconds", decimals(0)),
+        Column("peak memory, MiB", "peak_bytes", decimals(0, 2**-20)),
+    ]
+    note, setup = "Latency was not measured.", results["costs"]
     if setup:
         runtime = f", ONNX Runtime {setup['onnxruntime']}" if "onnxruntime" in setup else ""
-        text = (
-            f"Parameters and GFLOPs for this dataset's classes. Latency: one image of {setup.get('imgsz')} pixels, "
-            f"median (p10 to p90), models in turn, layers folded, {plural(setup.get('threads', 1), 'thread')} of "
-            f"{escaped(setup.get('device'))}, PyTorch {escaped(setup.get('torch'))}{escaped(runtime)}."
+        note = (
+            f"Latency: one image of {setup.get('imgsz')} pixels, median with 10th and 90th percentile, models in turn, "
+            f"layers fused, {plural(setup.get('threads', 1), 'thread')} of {setup.get('device')}, "
+            f"PyTorch {setup.get('torch')}{runtime}."
         )
-    return [*table(header, lines), "", text, ""]
+    return Table("Costs", f"{note} Training time: mean over seeds.", frame, columns)
 
 
-def _parts_table(results: Results, rows: Sequence[Row]) -> list[str]:
+def _scores(frame: pl.DataFrame) -> Table:
+    """All metrics with their intervals."""
+    metrics = [c.removesuffix(" sd") for c in frame.columns if c.endswith(" sd")]
+    columns = [MODEL, Column("seeds", "seeds")]
+    columns += [Column(m, m, decimals(3), (f"{m} low", f"{m} high")) for m in metrics]
+    return Table("Scores", "Means over seeds with 95% intervals (Student's t).", frame, columns)
+
+
+def _parts(results: Results, rows: Sequence[Row], data: str) -> list[Table]:
     """Scores by size of objects and by class."""
+    part, found = PARTS[0], []
     sizes = {size: v["objects"] for r in rows for size, v in r["sizes"].items()}
-    classes = list(dict.fromkeys(name for r in rows for name in r["classes"]))
-    part, lines = PARTS[0], []
     if sizes:
-        header = ["model", *(f"{size} ({plural(n or 0, 'object')})" for size, n in sizes.items())]
-        found = [[code(r["model"]), *(number(r["sizes"].get(s, {}).get(part)) for s in sizes)] for r in rows]
-        lines += [f"{part} by size of objects, in pixels of the image file: small under 32², large from 96².", ""]
-        lines += [*table(header, found), ""]
-    if classes:
-        header = ["class", *(code(r["model"]) for r in rows)]
-        found = [[escaped(c), *(number(r["classes"].get(c, {}).get(part)) for r in rows)] for c in classes]
-        lines += [f"<details><summary>{part} by class</summary>", "", *table(header, found), "", "</details>", ""]
-    return lines
+        lines = [{"model": r["model"], **{s: r["sizes"].get(s, {}).get(part) for s in sizes}} for r in rows]
+        columns = [Column(f"{s} ({plural(n or 0, 'object')})", s, decimals(3)) for s, n in sizes.items()]
+        note = f"{part} by area in pixels of the image file: small under 32², large from 96²."
+        found.append(Table("Sizes of objects", note, frame_of(lines), [MODEL, *columns]))
+    about = next(d for d in results["datasets"] if d["name"] == data)
+    counts = dict(zip(about["names"], about["objects"].get("val", ()), strict=False))
+    models = {str(i): r for i, r in enumerate(rows) if r["classes"]}
+    lines = []
+    for name in (n for n in about["names"] if any(n in r["classes"] for r in models.values())):
+        values = {i: r["classes"].get(name, {}).get(part) for i, r in models.items()}
+        lines.append({"class": name, "objects": counts.get(name), **values})
+    if lines:
+        columns = [Column(r["model"], i, decimals(3)) for i, r in models.items()]
+        columns = [words("class", "class"), Column("objects", "objects"), *columns]
+        found.append(Table("Classes", f"{part} by class; objects in the validation images.", frame_of(lines), columns))
+    return found
 
 
-def _how_to_read(results: Results) -> Iterator[str]:
-    yield from (
-        "## How to read this",
-        "",
-        f"- Verdicts rest on {escaped(results['metric'])}. A difference is the mean over seeds of one score minus the "
-        "other's with the same seed, the same images in the same order and the same starting weights.",
-        "- *better* and *worse*: both 95 % intervals of that mean, Student's t (shown) and the bootstrap (in "
-        "results.csv), leave zero out. Otherwise *not distinguishable*, which says what these seeds can show, not that "
-        "there is nothing.",
-        "- A cost control is the stock model enlarged to the candidate's GFLOPs: what the same cost gives without the "
-        "block.",
-        "",
-    )
-
-
-def _what_ran(results: Results) -> Iterator[str]:
-    """Everything that somebody else would need."""
-    yield from ("## What was run", "", "```sh", " ".join(results["command"].split()), "```", "")
-    start = results["start"]
-    arguments = ", ".join(f"{k}={v}" for k, v in results["arguments"].items())
-    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-    weights = f"{start['name']} (SHA-256 {start['sha256']})" if start else "none, training from scratch"
-    facts = [
-        ("arguments", code(arguments)),
-        ("seeds", listed(results["seeds"]) or "none"),
-        ("starting weights", escaped(weights)),
-        ("versions", escaped(versions)),
-        ("cells", ", ".join(f"{n} {state}" for state, n in results["counts"].items()) or "none"),
+def of_runs(results: Results) -> Table:
+    """Every run."""
+    columns = [
+        words("dataset", "data"),
+        MODEL,
+        Column("seed", "seed"),
+        words("state", "state", cell=lambda r: Cell(r["state"], r["reason"])),
+        Column(results["metric"], results["metric"], decimals(4)),
+        Column("seconds", "seconds", decimals(1)),
+        words("order of images", "order", show=lambda order: order[:12] or NOTHING),
+        words("id", "id"),
     ]
-    facts += [("machine", escaped(_machine(m))) for m in results["machines"]]
-    for d in results["datasets"]:
-        images = ", ".join(f"{n} {split}" for split, n in d["images"].items())
-        objects = ", ".join(f"{sum(n)} {split}" for split, n in d["objects"].items())
-        kinds = f"{plural(len(d['names']), 'class')}".replace("classs", "classes")
-        facts.append((f"dataset {d['name']}", escaped(f"{d['task']}, {kinds}; images: {images}; objects: {objects}")))
-    facts += [(f"control {m['name']}", escaped(m["recipe"])) for m in results["models"] if m["recipe"]]
-    yield from (f"- {escaped(name)}: {text}" for name, text in facts)
-
-
-def _machine(m: Mapping[str, Any]) -> str:
-    """A machine on one line."""
-    return (
-        f"{m.get('device')}, {plural(m.get('threads', 0), 'thread')}, {plural(m.get('cores') or 0, 'core')}, "
-        f"Python {m.get('python')}, {m.get('system')}"
-    )
+    frame = frames(results)["cells"]
+    note = "Runs with the same order of images were trained on the same pixels in the same order."
+    return Table("Runs", note, frame, [c for c in columns if c.key in frame.columns])

@@ -1,62 +1,110 @@
-"""The report as one HTML file that opens offline: all it needs is in it, and its policy forbids it to ask for more."""
+"""The report from its templates: report.md, and one HTML file that opens offline and requests nothing else."""
 
 from __future__ import annotations
 
-import json
-import math
+import base64
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
+import altair as alt
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from .. import tables
 from ..sentences import plural
-from ..store import DONE, FAILED
-from .grids import NOTHING, classes_table, count, digits, models_table, places_table, trainings_table
-from .markup import Html, el, join, text
-from .plots import Plots
-from .samples import crowded, panels
-from .series import looks, rows_of
+from ..store import DONE
+from . import plots, text
 
-#: Sentences from which on a list of them is folded away, for the table says the same.
-MANY = 20
-RULE = (
-    "A model is called better or worse where both 95 % intervals of the mean paired difference, Student's t and the "
-    "bootstrap, leave zero out on the same side; otherwise the two are not distinguishable with these seeds. The "
-    "smallest detectable difference is one that this many seeds would find four times in five. The cost control is the "
-    "stock model enlarged to the candidate's GFLOPs: what a candidate gains over stock but not over its control is a "
-    "gain of size, not of attention. Every difference is taken within a seed, so luck that both share cancels out."
-)
+#: Of classes, bright on photographs (Okabe and Ito); further classes get hues around the circle.
+COLOURS = ("#56b4e9", "#f0e442", "#e69f00", "#00d19a", "#ff7a3d", "#e59acb", "#ffffff", "#4d8dff")
+#: Release of Vega-Lite that Altair writes, as vl-convert counts them.
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+Results = Mapping[str, Any]
 
 
-def write(results: Mapping[str, Any], folder: Path) -> Path:
+@cache
+def environment() -> jinja2.Environment:
+    """The templates, which escape what they put into HTML."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader(__name__.rpartition(".")[0], "."),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"md": text.escaped, "table": text.markdown}
+    return found
+
+
+@cache
+def javascript() -> str:
+    """Vega, Vega-Lite and Vega-Embed as the installed vl-convert bundles them."""
+    return vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script")
+
+
+def content(results: Results) -> dict[str, Any]:
+    """What both templates show."""
+    counts = [f"{n} {state}" for state, n in results["counts"].items() if state != DONE]
+    done = f"{results['counts'].get(DONE, 0)} of {plural(len(results['cells']), 'run')} done"
+    matrix = [plural(len(results[f"{noun}s"]), noun) for noun in ("model", "dataset", "seed")]
+    return {
+        "title": "Where does it help?" if "places" in results else "Does it help?",
+        "size": f"{', '.join(matrix)}; {', '.join([done, *counts])}. Verdicts rest on {results['metric']}.",
+        "answer": results["summary"][0],
+        "findings": results["summary"][1:],
+        "warnings": results["warnings"],
+        "datasets": [
+            {"name": d["name"], "about": text.described(d), "tables": tables.of_dataset(results, d["name"])}
+            for d in results["datasets"]
+        ],
+        "rule": text.RULE,
+        "command": results["command"],
+        "facts": text.facts(results),
+    }
+
+
+def write_markdown(results: Results, folder: Path, pictures: Mapping[str, Sequence[str]]) -> Path:
+    """Write report.md.
+
+    Args:
+        results: Of `gather`.
+        folder: Where to.
+        pictures: Dataset -> names of its PNGs in that folder.
+    """
+    path = folder / "report.md"
+    found = environment().get_template("report.md").render(**content(results), pictures=pictures)
+    path.write_text(found.rstrip() + "\n", encoding="utf-8")
+    return path
+
+
+def write_html(results: Results, folder: Path) -> Path:
     """Write report.html.
 
     Args:
         results: Of `gather`.
         folder: The results folder, which holds the pictures too.
-
-    Returns:
-        Its path.
     """
-    from plotly.offline import get_plotlyjs
-
-    plots = Plots(results, looks(results["models"]))
-    sections = [_dataset(results, data, f"data-{i}", plots, folder) for i, data in enumerate(results["datasets"])]
-    parts = {
-        "title": text(f"Benchmark: {', '.join(d['name'] for d in results['datasets']) or 'no dataset'}"),
-        "lead": _lead(results),
-        "contents": _contents(results),
-        "body": join([_findings(results), *sections, _what_was_run(results)], "\n"),
-        "figures": script_json(plots.figures),
-        "plotly": get_plotlyjs(),
-        "style": _part("page.css"),
-        "script": _part("page.js"),
-    }
-    path = folder / "report.html"
-    temporary = folder / f".report.{os.getpid()}.html"
-    temporary.write_text(Template(_part("page.html")).substitute(parts), encoding="utf-8")
+    found, look = content(results), plots.looks(results["models"])
+    specs: list[list[dict[str, Any]]] = []
+    for shown, d in zip(found["datasets"], results["datasets"], strict=True):
+        figures = list(plots.figures(results, d["name"], "container"))
+        shown["figures"] = list(enumerate(figures, len(specs)))
+        specs += ([chart.to_dict() for chart in figure.charts.values()] for figure in figures)
+        models = [r["model"] for r in results["rows"] if r["data"] == d["name"] and r["n"]]
+        shown["looks"] = {name: look[name] for name in models}
+        shown["samples"] = list(_samples(results, d, folder))
+        shown["colours"] = {name: colour(i) for i, name in enumerate(d["names"])}
+    parts = {"style": _part("page.css"), "script": _part("page.js"), "vega": javascript()}
+    raw = {key: Markup(value) for key, value in parts.items()}
+    page = environment().get_template("page.html").render(**found, **raw, specs=specs, runs=tables.of_runs(results))
+    path, temporary = folder / "report.html", folder / f".report.{os.getpid()}.html"
+    temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
     return path
 
@@ -65,183 +113,37 @@ def _part(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no text in it ends the element; numbers that are none become null."""
-    found = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
-    return found.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def colour(number: int) -> str:
+    """Of a class; every class has its own."""
+    return COLOURS[number] if number < len(COLOURS) else f"hsl({number * 137.508 % 360:.0f} 90% 65%)"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
+def _samples(results: Results, data: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """Each picture with the labels and, for each model, the predictions of its run with the lowest seed."""
+    names = data["names"]
 
+    def panel(title: str, boxes: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        named = [names[int(b[0])] if 0 <= b[0] < len(names) else f"class {int(b[0])}" for b in boxes]
+        shown = []
+        for name, (number, confidence, left, top, right, bottom) in zip(named, boxes, strict=True):
+            box = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+            box = {key: round(value, 1) for key, value in box.items()} | {"stroke": colour(int(number))}
+            box["stroke-opacity"] = 1 if confidence is None else round(0.3 + 0.7 * confidence, 2)  # faint: uncertain
+            shown.append((name if confidence is None else f"{name} {confidence:.2f}", box))
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(named).items()) or "no box"
+        return {"title": title, "boxes": shown, "counts": counts}
 
-def _lead(results: Mapping[str, Any]) -> Html:
-    states = [c["state"] for c in results["cells"]]
-    done, failed = states.count(DONE), states.count(FAILED)
-    other = len(states) - done - failed
-    size = f"{plural(len(results['models']), 'model')}, {plural(len(results['datasets']), 'dataset')}, "
-    size += f"{plural(len(results['seeds']), 'seed')}: {done} of {plural(len(states), 'training')} done"
-    size += f", {failed} failed" * bool(failed) + f", {other} not yet done" * bool(other)
-    return join([f"{size}. Verdicts rest on ", el("b", results["metric"]), "."])
-
-
-def _contents(results: Mapping[str, Any]) -> Html:
-    links = [("#findings", "Findings")]
-    ranked = {p["data"] for p in results.get("places") or ()}
-    for i, d in enumerate(results["datasets"]):
-        links.append((f"#data-{i}", d["name"]))
-        if d["name"] in ranked:
-            links.append((f"#data-{i}-places", f"Where to insert, by {d['name']}"))
-    links += [("#run", "What was run")]
-    items = [el("li", el("a", words, href=target)) for target, words in links]
-    return el("nav", el("ul", *items), aria_label="contents")
-
-
-def _about(sentence: str, results: Mapping[str, Any]) -> str:
-    """The dataset that a sentence of the summary is about; empty for those about all.
-
-    With one dataset sentences do not name it, so those that begin with a model are about it.
-    """
-    names = sorted((d["name"] for d in results["datasets"]), key=len, reverse=True)
-    models = tuple(f"{m['name']} " for m in results["models"])
-    if len(names) == 1 and sentence.startswith((f"On {names[0]} ", *models)):
-        return names[0]
-    return next((n for n in names if sentence.startswith((f"{n}: ", f"{n}, ", f"On {n} "))), "")
-
-
-def _apart(results: Mapping[str, Any]) -> bool:
-    """Whether sentences about a dataset stand in its section."""
-    return len(results["datasets"]) > 1 or len(results.get("summary") or ()) > MANY
-
-
-def _findings(results: Mapping[str, Any]) -> Html:
-    """Summary and warnings; where they are long, what is about a dataset stands in its section."""
-    summary = results.get("summary") or ["Nothing was found yet."]
-    if _apart(results):
-        summary = [s for s in summary if not _about(s, results)]
-    found = _sentences("h2", "Findings", summary, "findings")
-    warnings = results.get("warnings") or ()
-    warned = _sentences("h2", "Warnings", warnings, "warnings") if warnings else ""
-    return join([found, warned, el("details", el("summary", "How to read this"), el("p", RULE))])
-
-
-def _sentences(level: str, title: str, sentences: Iterable[str], kind: str) -> Html:
-    items = [el("li", s) for s in sentences]
-    return el("section", el(level, title), el("ul", *items), id=kind, class_=f"box {kind}")
-
-
-# --------------------------------------------------------------------------------------------------------- dataset
-
-
-def _dataset(results: Mapping[str, Any], data: Mapping[str, Any], key: str, plots: Plots, folder: Path) -> Html:
-    """The section of a dataset."""
-    name, rows = data["name"], rows_of(results, data["name"])
-    parts: list[Any] = [el("h2", name), el("p", _described(data), class_="note")]
-    found = [s.removeprefix(f"{name}, ") for s in results.get("summary") or () if _about(s, results) == name]
-    if _apart(results) and found:
-        items = el("ul", *(el("li", s) for s in found))
-        heading = el("summary", f"Findings on {name}, in words")
-        parts.append(el("details", heading, items, class_="box", open=len(found) <= MANY))
-    parts += [places_table(results.get("places") or (), name, f"{key}-places"), models_table(results, rows, name)]
-    if any(r["n"] for r in rows):
-        parts += [
-            plots.of(name, key),
-            classes_table(data, rows),
-            _pictures(panels(results, data, folder, key), key, crowded(results, data)),
-        ]
-    else:
-        parts.append(el("p", f"No training on {name} is done, so there is nothing to draw.", class_="note"))
-    return el("section", *parts, id=key)
-
-
-def _described(data: Mapping[str, Any]) -> str:
-    objects = data.get("objects") or {}
-    splits = []
-    for split, images in data["images"].items():
-        known = objects.get(split) and data["task"] != "classify"
-        splits.append(
-            f"{split}: {plural(images, 'image')}" + (f", {plural(sum(objects[split]), 'object')}" if known else "")
-        )
-    n = len(data["names"])
-    return f"Task {data['task']}; {n} class{'es' * (n != 1)}; {'; '.join(splits)}."
-
-
-def _pictures(pictures: Html, key: str, crowd: bool) -> Html:
-    if not pictures:
-        return Html("")
-    id = f"{key}-pictures"
-    box = el("input", type="checkbox", checked=not crowd, data_labels=id, autocomplete="off")
-    note = (
-        "Boxes with a confidence of 0.25 and more, the fainter the less sure; of each model, its training with the "
-        "least seed. A click on a picture enlarges it and names the classes."
-    )
-    toggle = el("label", box, " confidences", class_="control")
-    return join([el("h3", "Predictions"), el("p", note, class_="note"), toggle, el("div", pictures, id=id)])
-
-
-# ------------------------------------------------------------------------------------------------------ what was run
-
-
-def _what_was_run(results: Mapping[str, Any]) -> Html:
-    start = results.get("start") or {}
-    weights = [("file", start.get("name")), ("SHA-256", start.get("sha256"))] if start else [("", "none: from scratch")]
-    machines = results.get("machines") or []
-    facts = [
-        _facts("Arguments of training", results["arguments"].items()),
-        _facts("Versions", results["versions"].items()),
-        _facts("Starting weights", weights),
-        _facts("Seeds", [("", ", ".join(map(str, results["seeds"])) or "none")]),
-        *(_facts(f"Machine {i + 1}" if len(machines) > 1 else "Machine", m.items()) for i, m in enumerate(machines)),
-    ]
-    if results.get("costs"):
-        facts.append(_facts("Latency was measured with", results["costs"].items()))
-    return el(
-        "section",
-        el("h2", "What was run"),
-        el("pre", el("code", results["command"])),
-        el("div", *facts, class_="run"),
-        _models(results),
-        _failures(results),
-        el("details", el("summary", f"All {plural(len(results['cells']), 'training')}"), trainings_table(results)),
-        id="run",
-    )
-
-
-def _facts(title: str, items: Iterable[tuple[str, Any]]) -> Html:
-    rows = []
-    for key, value in items:
-        shown = value if isinstance(value, str) else json.dumps(value)
-        rows.append(el("tr", el("th", key, scope="row") if key else "", el("td", shown)))
-    return el("div", el("h3", title), el("table", *rows) if rows else el("p", "none", class_="note"))
-
-
-def _models(results: Mapping[str, Any]) -> Html:
-    titles = ("model", "role", "parameters", "GFLOPs", "cost control", "asked for as, or made how")
-    head = [el("th", t, scope="col", class_="n" if t in ("parameters", "GFLOPs") else None) for t in titles]
-    rows = []
-    for m in results["models"]:
-        costs = [el("td", count(m["parameters"]), class_="n"), el("td", digits(m["gflops"], 2), class_="n")]
-        control, how = m.get("control") or NOTHING, m.get("recipe") or m.get("word") or ""
-        rows.append(
-            el("tr", el("th", m["name"], scope="row"), el("td", m["role"]), *costs, el("td", control), el("td", how))
-        )
-    caption = el("caption", el("span", "Parameters and GFLOPs for the classes of the first dataset."))
-    table = el("table", caption, el("thead", el("tr", *head)), el("tbody", *rows))
-    words = {"tabindex": "0", "role": "region", "aria_label": "Models"}
-    return join([el("h3", "Models"), el("div", table, class_="scroll", **words)])
-
-
-def _failures(results: Mapping[str, Any]) -> Html:
-    failed = [c for c in results["cells"] if c["state"] == FAILED]
-    if not failed:
-        return Html("")
-    items = []
-    for c in failed:
-        items.append(
-            el("li", el("b", f"{c['model']}, {c['data']}, seed {c['seed']}: "), c["reason"] or "no reason is known")
-        )
-    return join([el("h3", "Failed trainings"), el("ul", *items)])
+    first: dict[str, Mapping[str, Any]] = {}
+    for cell in sorted(results["cells"], key=lambda c: c["seed"]):
+        if cell["data"] == data["name"] and cell["samples"]:
+            first.setdefault(cell["model"], cell)
+    for sample in data["samples"]:
+        try:
+            picture = base64.b64encode((folder / sample["file"]).read_bytes()).decode("ascii")
+        except OSError:
+            continue
+        panels = [panel("labels", [[b[0], None, *b[1:5]] for b in sample["truth"]])]
+        for name in (m["name"] for m in results["models"] if m["name"] in first):
+            boxes = first[name]["samples"].get(sample["image"])
+            panels += [] if boxes is None else [panel(f"{name}, seed {first[name]['seed']}", boxes)]
+        yield {**sample, "picture": picture, "panels": panels}

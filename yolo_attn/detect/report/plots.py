@@ -1,131 +1,283 @@
-"""The page's plots with their headings, notes and legend; where one cannot be drawn, why."""
+"""The report's plots, each declared once in Altair: interactive in the page, and as PNG, SVG and PDF."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ..sentences import plural
-from .figures import Figure, cost_figure, curve_figures, difference_figure
-from .grids import NO_INTERVAL
-from .markup import Html, el, join
-from .series import CROWD, Look, cost_points, latency_key, leaves, score_span
+import altair as alt
 
+from ..plan import CANDIDATE, CONTROL
+from ..sentences import comparisons, rows_of, signed, verdict
+
+#: Colours of candidates: distinguishable with any colour vision, at least 3:1 on white and on near-black.
+PALETTE = ("#0960cc", "#de7810", "#a34094", "#0e9cd6", "#c91c30", "#00a556", "#763bfe")
+GREY = "#7d7d7d"
+#: Pixels: width of a figure for paper, height of a label and of a comparison.
+WIDTH, LABEL, ROW = 520, 13, 46
+#: Models from which on curves have no bands, and the most epochs that a curve shows.
+CROWD, EPOCHS = 12, 150
 LATENCY = {"latency_ms": "latency on CPU, ms per image", "onnx_ms": "latency in ONNX Runtime, ms per image"}
-LEAVES = "A bar that leaves the plot goes on; the table has its ends."
-#: Symbol -> corners within a square of 20; the circle is none of these.
-SHAPES = {
-    "square": "4,4 16,4 16,16 4,16",
-    "diamond": "10,2 18,10 10,18 2,10",
-    "triangle-up": "10,2.5 18,16.5 2,16.5",
-    "triangle-down": "10,17.5 18,3.5 2,3.5",
-    "pentagon": "10,2 17.6,7.5 14.7,16.5 5.3,16.5 2.4,7.5",
-    "hexagon": "10,2 16.9,6 16.9,14 10,18 3.1,14 3.1,6",
-    "star": "10,1.5 12.2,7 18.1,7.4 13.5,11.1 15,16.9 10,13.7 5,16.9 6.5,11.1 1.9,7.4 7.8,7",
-}
+Results = Mapping[str, Any]
+Rows = list[dict[str, Any]]
 
 
-class Plots:
-    """The plots of a page: their markup here, what they show collected for the script.
+class Figure(NamedTuple):
+    """A plot: the end of its file name, heading, note, and what can be chosen -> chart, that for paper first."""
+
+    kind: str
+    title: str
+    note: str
+    charts: dict[str, Any]
+
+
+class Look(NamedTuple):
+    """How a model is drawn everywhere: controls are hollow."""
+
+    colour: str
+    hollow: bool
+
+
+def looks(models: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
+    """Model -> look: stock grey, candidates coloured, a control in the colour of the one candidate that it is for."""
+    candidates = [m for m in models if m["role"] == CANDIDATE]
+    colours = {m["name"]: PALETTE[i % len(PALETTE)] for i, m in enumerate(candidates)}
+    for m in models:
+        served = [c["name"] for c in candidates if c["control"] == m["name"]]
+        colours.setdefault(m["name"], colours[served[0]] if len(served) == 1 else GREY)
+    return {m["name"]: Look(colours[m["name"]], m["role"] == CONTROL) for m in models}
+
+
+def figures(results: Results, data: str, width: int | str) -> Iterator[Figure]:
+    """The plots of a dataset for which there is something to show.
 
     Args:
         results: Of `gather`.
-        looks: Model -> look.
+        data: Name of the dataset.
+        width: Pixels, or "container" for a page.
     """
-
-    def __init__(self, results: Mapping[str, Any], looks: Mapping[str, Look]) -> None:
-        self.results, self.looks = results, looks
-        self.figures: list[Any] = []
-
-    def of(self, data: str, key: str) -> Html:
-        """The plots of a dataset.
-
-        Args:
-            data: Its name.
-            key: Id of its section.
-        """
-        costs = el("div", *self._costs(data, key), class_="plots")
-        differences = el("div", *self._differences(data, key), class_="plots")
-        return join([self._legend(data, key), costs, differences, self._curves(data, key)])
-
-    def _add(self, figure: Any, key: str, label: str) -> Html:
-        self.figures.append(figure)
-        first: Figure = figure["columns"][0] if "columns" in figure else figure
-        number = len(self.figures) - 1
-        words = {"data_figure": number, "data_section": key, "role": "img", "aria_label": label}
-        height = f"min-height:{first['layout']['height']}px"
-        return el("div", class_="chart", id=f"plot-{number}", style=height, **words)
-
-    def _legend(self, data: str, key: str) -> Html:
-        items = []
-        for row in [r for r in self.results["rows"] if r["data"] == data and r["n"]]:
-            words = {"type": "button", "aria_pressed": "true", "data_section": key, "data_model": row["model"]}
-            label = el("span", row["model"])
-            items.append(el("li", el("button", mark(self.looks[row["model"]]), label, title=row["role"], **words)))
-        note = (
-            "Grey: stock. Filled: candidates. Hollow: cost controls. A model's button hides it in the plots of this "
-            "dataset."
-        )
-        return join([el("ul", *items, class_="legend", aria_label="models"), el("p", note, class_="note")])
-
-    def _costs(self, data: str, key: str) -> Sequence[Html]:
-        metric, latency, found = self.results["metric"], latency_key(self.results), []
-        for cost, title in {"gflops": "GFLOPs", **({latency: LATENCY[latency]} if latency else {})}.items():
-            points = cost_points(self.results, data, cost)
-            if not points:
-                found.append(el("p", f"No model on {data} has both {metric} and {title}.", class_="note"))
-                continue
-            bars = "Upright bars: 95 % interval of the mean" if any(p.y_range for p in points) else _why_none(points)
-            bars += "; level bars: p10 to p90" if any(p.x_range for p in points) else ""
-            wide = leaves(score_span(self.results, data), [end for p in points for end in p.y_range or ()])
-            bars += f". {LEAVES}" if wide else "."
-            label = f"{metric} against {title} on {data}, {plural(len(points), 'model')}"
-            plot = self._add(cost_figure(self.results, data, cost, title, self.looks), key, label)
-            found.append(el("div", el("h3", f"{metric} against {title}"), el("p", bars, class_="note"), plot))
-        if not latency:
-            found.append(el("p", "Latency was not measured.", class_="note"))
-        return found
-
-    def _differences(self, data: str, key: str) -> Sequence[Html]:
-        found = []
-        for against, to in (("vs_stock", "the stock model"), ("vs_control", "the cost control")):
-            figure = difference_figure(self.results, data, against, self.looks)
-            if figure is None:
-                continue
-            title = f"Difference to {to}"
-            label = f"{title} on {data}: each seed's difference in {self.results['metric']}, mean and interval"
-            note = "Small dots: one seed each. Mark and thin bar: mean and its t interval."
-            rows = [r for r in self.results["rows"] if r["data"] == data and r.get(against)]
-            whys = dict.fromkeys(r[against]["why"] for r in rows if r[against]["why"])
-            if any(r[against]["bootstrap"] for r in rows):
-                note += " Broad bar: bootstrap interval."
-            note += "".join(f" No interval where {why}." for why in whys)
-            bounds = figure["layout"]["xaxis"]["range"]
-            wide = leaves((bounds[0], bounds[1]), [end for r in rows for end in r[against]["t"] or ()])
-            note += f" {LEAVES}" * wide
-            found.append(el("div", el("h3", title), el("p", note, class_="note"), self._add(figure, key, label)))
-        return found
-
-    def _curves(self, data: str, key: str) -> Html:
-        curves = curve_figures(self.results, data, self.looks)
-        if not curves:
-            return el("p", "No training has curves yet.", class_="note")
-        plot = self._add({"columns": [figure for _, figure in curves]}, key, f"training curves on {data}")
-        options = [el("option", column, value=i) for i, (column, _) in enumerate(curves)]
-        select = el("select", *options, data_for=f"plot-{len(self.figures) - 1}", autocomplete="off")
-        choice = el("label", "Show ", select, class_="control")
-        band = " Band: least to most." * (sum(r["data"] == data for r in self.results["rows"]) <= CROWD)
-        note = f"Line: mean over seeds; dotted: controls.{band} A training that stopped early ends there."
-        return el("div", el("h3", "Training curves"), choice, el("p", note, class_="note"), plot, class_="curves")
+    look, metric = looks(results["models"]), results["metric"]
+    bars = "Mark and thin bar: mean with its t interval; broad bar: bootstrap interval (95%); dots: one seed each."
+    more = " A bar that ends at the frame goes on; the tables have its ends."
+    charts = {metric: _differences(results, data, look)}
+    found = [Figure("differences", f"Paired differences in {metric}", bars + more, charts)]
+    latency = next((k for k in LATENCY if any(r["cost"][k] is not None for r in results["rows"])), "")
+    for cost, title in {"gflops": "GFLOPs", latency: LATENCY.get(latency, "")}.items():
+        note = "Upright bars: 95% interval of the mean." + " Level bars: p10 to p90." * (cost != "gflops") + more
+        charts = {metric: _cost(results, data, cost, title, look)}
+        found.append(Figure(cost if cost == "gflops" else "latency", f"{metric} against {title}", note, charts))
+    note = "Lines: mean over seeds, dashed for cost controls; bands: minimum to maximum."
+    charts = {c: _curves(results, data, c, look, isinstance(width, int)) for c in curve_columns(results, data)}
+    found.append(Figure("curves", "Training curves", note, charts))
+    for figure in found:
+        charts = {name: _styled(chart, width) for name, chart in figure.charts.items() if chart}
+        if charts:
+            yield figure._replace(charts=charts)
 
 
-def _why_none(points: Sequence[Any]) -> str:
-    return NO_INTERVAL.capitalize() if all(len(p.seeds) == 1 for p in points) else "No interval"
+def _styled(chart: Any, width: int | str) -> Any:
+    """The chart with its width, the look of its axes, and a signal that hides models."""
+    chart = chart.transform_filter("indexof(hidden, datum.model) < 0").add_params(alt.param("hidden", value=[]))
+    chart = chart.properties(width=width, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    chart = chart.configure(background="white" if isinstance(width, int) else "transparent", font="sans-serif")
+    chart = chart.configure_view(stroke=None).configure_axis(gridOpacity=0.35, titleFontWeight="normal", tickCount=6)
+    return chart.configure_legend(orient="bottom", columns=3, labelLimit=220, title=None)
 
 
-def mark(look: Look) -> Html:
-    """A model's mark as in the plots."""
-    paint = {"fill": "none" if look.hollow else look.colour, "stroke": look.colour, "stroke_width": 2}
-    corners = SHAPES.get(look.symbol)
-    shape = el("polygon", points=corners, **paint) if corners else el("circle", cx=10, cy=10, r=6.5, **paint)
-    return el("svg", shape, viewBox="0 0 20 20", class_="mark", aria_hidden="true")
+def _base(look: Mapping[str, Look], rows: Rows, **channels: Any) -> Any:
+    """A chart with the colours of models; the rows get what `_mark` needs, and `_layered` adds them."""
+    for row in rows:
+        colour, hollow = look[row["model"]]
+        row |= {"colour": colour, "fill": "transparent" if hollow else colour}
+    return alt.Chart().encode(color=alt.Color("colour:N", scale=None), **channels)
+
+
+def _mark(chart: Any, size: int) -> Any:
+    """The marks of models."""
+    fill = alt.Fill("fill:N", scale=None)
+    return chart.mark_point(size=size, strokeWidth=1.8, opacity=1, clip=True, shape="circle").encode(fill=fill)
+
+
+def _layered(rows: Rows, height: int, *layers: Any) -> Any:
+    return alt.layer(*layers, data=alt.Data(values=rows)).properties(height=height)
+
+
+# ----------------------------------------------------------------------------------------------------- score and cost
+
+
+def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str, Look]) -> Any:
+    """The metric against a cost, with the names at the marks; None where no model has both."""
+    rows: Rows = []
+    for r in rows_of(results, data):
+        spread, x = r["metrics"].get(results["metric"]), r["cost"].get(cost)
+        if spread and x is not None:
+            low, high = spread["interval"] or [spread["mean"]] * 2
+            row = {"model": r["model"], "x": x, "y": spread["mean"], "low": low, "high": high}
+            row |= {p: r["cost"].get(f"{cost.removesuffix('_ms')}_{p}") or x for p in ("p10", "p90")}
+            row["interval"] = f"{low:.3f} to {high:.3f}" if spread["interval"] else "none"
+            rows.append(row | {"seeds": ", ".join(spread["values"])})
+    if not rows:
+        return None
+    low, high = frame([r["y"] for r in rows], [r[k] for r in rows for k in ("low", "high")], (0.0, 1.0))
+    left, right = frame([r[k] for r in rows for k in ("p10", "p90")], (), (0.0, math.inf))
+    height = max(300, (LABEL + 1) * len(rows) + 40)
+    place_labels(rows, (high - low) / height, (right - left) / 4)
+    x = {"title": title, "scale": alt.Scale(domain=[left, right], nice=False)}
+    y = {"title": results["metric"], "scale": alt.Scale(domain=[low, high], nice=False)}
+    tooltip = ["model:N", alt.Tooltip("y:Q", title=results["metric"], format=".3f"), "interval:N"]
+    tooltip += [alt.Tooltip("x:Q", title=title, format=".4~r"), "seeds:N"]
+    base = _base(look, rows, x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y))
+    label = base.encode(y=alt.Y("label:Q", **y), text="model:N", color=alt.value("#333"))
+    text = {"align": alt.ExprRef("datum.side"), "limit": alt.ExprRef("width * 0.6"), "fontSize": 11}
+    text["dx"] = alt.ExprRef("datum.side == 'left' ? 9 : -9")
+    return _layered(
+        rows,
+        height,
+        base.mark_rule(clip=True, opacity=0.6).encode(y=alt.Y("low:Q", **y), y2="high:Q"),
+        base.mark_rule(clip=True, opacity=0.6).encode(x=alt.X("p10:Q", **x), x2="p90:Q"),
+        base.mark_rule(strokeWidth=0.7).encode(y2="label:Q"),
+        label.mark_text(**text, stroke="white", strokeWidth=3, strokeJoin="round"),
+        label.mark_text(**text),
+        _mark(base, 90).encode(tooltip=tooltip),
+    )
+
+
+def place_labels(rows: Rows, pixel: float, near: float) -> None:
+    """Heights at which labels do not overlap at any width, and the side of the mark with fewer neighbours.
+
+    Args:
+        rows: With x and y; label and side are added.
+        pixel: Height of a pixel in units of y.
+        near: Length of a label in units of x.
+    """
+    rows.sort(key=lambda r: r["y"])
+    groups: list[Rows] = []
+    for row in rows:  # labels that would overlap form a group, which is centred on its marks
+        row["label"] = row["y"]
+        groups.append([row])
+        while len(groups) > 1 and groups[-1][0]["label"] - groups[-2][-1]["label"] < LABEL * pixel:
+            group = groups[-2] + groups.pop()
+            groups[-1] = group
+            centre = math.fsum(r["y"] for r in group) / len(group)
+            for i, r in enumerate(group):
+                r["label"] = centre + (i - (len(group) - 1) / 2) * LABEL * pixel
+    left, right = min(r["x"] for r in rows), max(r["x"] for r in rows)
+    for row in rows:
+        close = [r["x"] - row["x"] for r in rows if r is not row and abs(r["y"] - row["label"]) < LABEL * pixel]
+        after, before = (sum(0 <= sign * d < near for d in close) for sign in (1, -1))
+        after, before = after + 9 * (right - row["x"] < near / 2), before + 9 * (row["x"] - left < near / 2)
+        row["side"] = "left" if after <= before else "right"  # the side of the text that is at the mark
+
+
+def frame(values: Sequence[float], ends: Sequence[float], bounds: tuple[float, float]) -> tuple[float, float]:
+    """A range for an axis.
+
+    With two seeds an interval may be ten times as wide as all that was measured; shown whole it would squeeze the
+    values into one spot, so it leaves the plot instead.
+
+    Args:
+        values: Shown with a margin.
+        ends: Of intervals; shown as far as they are within one and a half times the width of the values.
+        bounds: Limits of the range.
+    """
+    low, high = min(values), max(values)
+    room = 1.5 * (high - low) or math.inf
+    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
+    margin = 0.06 * (high - low) or 0.01
+    return max(low - margin, bounds[0]), min(high + margin, bounds[1])
+
+
+# -------------------------------------------------------------------------------------------------------- differences
+
+
+def _differences(results: Results, data: str, look: Mapping[str, Look]) -> Any:
+    """Paired differences, one below the other; names stand above their marks, so that they fit a phone."""
+    rows: Rows = []
+    for r, key, other in comparisons(results, data):
+        p = r[key]
+        if p["mean"] is None:
+            continue
+        row = {"model": r["model"], "name": f"{r['model']} vs {other}", "x": p["mean"], "y": len(rows) + 0.5}
+        row |= {"verdict": verdict(results, r, key), "seed": list(p["differences"])}
+        row["each"] = list(p["differences"].values())
+        for name in ("t", "bootstrap"):
+            row[f"{name}_low"], row[f"{name}_high"] = p[name] or [p["mean"]] * 2
+            row[name] = " to ".join(signed(end) for end in p[name] or ()) or "none"
+        rows.append(row)
+    if not rows:
+        return None
+    ends = [row[f"{name}_{end}"] for row in rows for name in ("t", "bootstrap") for end in ("low", "high")]
+    domain = frame([0.0, *(d for row in rows for d in row["each"])], ends, (-1.0, 1.0))
+    x = {"title": f"difference in {results['metric']}", "scale": alt.Scale(domain=domain, nice=False)}
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[len(rows), 0], nice=False))
+    base = _base(look, rows, x=alt.X("x:Q", **x), y=y)
+    seeds = base.transform_flatten(["seed", "each"]).encode(x=alt.X("each:Q", **x), yOffset=alt.value(11))
+    tooltip = ["name:N", alt.Tooltip("x:Q", title="mean difference", format="+.4f")]
+    tooltip += [alt.Tooltip("t:N", title="t interval"), alt.Tooltip("bootstrap:N"), "verdict:N"]
+    broad = base.mark_rule(strokeWidth=7, opacity=0.3, clip=True)
+    text = {"dy": -15, "fontSize": 11, "baseline": "middle"}
+    name = base.encode(x=alt.value(0), text="name:N", color=alt.value("#333"))
+    said = base.encode(x=alt.value("width"), text="verdict:N", color=alt.value("#333"))
+    return _layered(
+        rows,
+        ROW * len(rows),
+        alt.Chart().mark_rule(color=GREY).encode(x=alt.XDatum(0, **x)),
+        broad.encode(x=alt.X("bootstrap_low:Q", **x), x2="bootstrap_high:Q"),
+        base.mark_rule(strokeWidth=1.5, clip=True).encode(x=alt.X("t_low:Q", **x), x2="t_high:Q"),
+        seeds.mark_circle(size=22).encode(tooltip=["name:N", "seed:N", alt.Tooltip("each:Q", format="+.4f")]),
+        _mark(base, 80).encode(tooltip=tooltip),
+        name.mark_text(**text, align="left", limit=alt.ExprRef("width - 110"), fontWeight="bold"),
+        said.mark_text(**text, align="right"),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+def curve_columns(results: Results, data: str) -> list[str]:
+    """Columns that the trainings of a dataset have, that of the metric first."""
+    columns = [k for c in results["cells"] if c["data"] == data for k in c["curves"] if k not in ("epoch", "time")]
+    metric = results["metric"]
+    wanted = {"top1": "accuracy_top1", "top5": "accuracy_top5"}.get(metric, metric.removeprefix("box "))
+    endings = ("(B)",) if metric.startswith("box ") else ("(M)", "(P)", "(B)", "")
+    first = next((n for e in endings if (n := f"metrics/{wanted}{e}") in columns), "")
+    return sorted(dict.fromkeys(columns), key=lambda c: (c != first, not c.startswith("metr")))
+
+
+def curve(results: Results, data: str, model: str, column: str) -> dict[str, Any] | None:
+    """Mean, minimum and maximum of a column by epoch, over the seeds of a model that have that epoch."""
+    values: dict[float, list[float]] = {}
+    for cell in results["cells"]:
+        if cell["data"] == data and cell["model"] == model and column in cell["curves"]:
+            run = cell["curves"][column]
+            for epoch, value in zip(cell["curves"].get("epoch") or range(1, len(run) + 1), run, strict=False):
+                if value is not None:
+                    values.setdefault(epoch, []).append(value)
+    if not values:
+        return None
+    epochs = sorted(values)[:: math.ceil(len(values) / EPOCHS)]
+    found: dict[str, Any] = {"model": model, "epoch": epochs}
+    for name, of in (("mean", lambda v: math.fsum(v) / len(v)), ("low", min), ("high", max)):
+        found[name] = [float(f"{of(values[e]):.5g}") for e in epochs]
+    return found
+
+
+def _curves(results: Results, data: str, column: str, look: Mapping[str, Look], legend: bool) -> Any:
+    """A column over epochs."""
+    rows = [c for r in rows_of(results, data) if (c := curve(results, data, r["model"], column))]
+    names = [r["model"] for r in rows]
+    x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
+    base = _base(look, rows, x=x).transform_flatten(["epoch", "mean", "low", "high"])
+    more: dict[str, Any] = {} if legend else {"legend": None}
+    colours = alt.Scale(domain=names, range=[look[n].colour for n in names])
+    dashes = alt.Scale(domain=names, range=[[4, 3] if look[n].hollow else [1, 0] for n in names])
+    point = {"size": 30, "opacity": int(all(len(r["epoch"]) == 1 for r in rows))}
+    line = base.mark_line(strokeWidth=1.8, point=point).encode(
+        y=alt.Y("mean:Q", title=column, scale=alt.Scale(zero=False)),
+        color=alt.Color("model:N", scale=colours, **more),
+        strokeDash=alt.StrokeDash("model:N", scale=dashes, **more),
+        tooltip=["model:N", "epoch:Q", *(alt.Tooltip(f"{k}:Q", format=".4f") for k in ("mean", "low", "high"))],
+    )
+    band = base.mark_area(opacity=0.13).encode(y="low:Q", y2="high:Q", detail="model:N")
+    return _layered(rows, 320, *([band] if len(rows) <= CROWD else []), line)
