@@ -10,8 +10,6 @@ from .plan import CANDIDATE
 from .sentences import interval, listed, plural, rate, signed, verdict
 from .statistics import BETTER, LEVEL, SAME, WORSE, holm, p_value
 
-#: Most places that a sentence names.
-MOST = 8
 #: How places are ranked, for readers.
 RANKED = (
     "Places that gain come first, by the paired difference to stock per millisecond of added latency, then those that "
@@ -120,7 +118,7 @@ def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
     for said in (BETTER, WORSE):
         found = [p["model"] for p in places if p["verdict"] == said]
         if found:
-            yield f"{said} than stock: {_named(found)}."
+            yield f"{said} than stock: {listed(found)}."
     same = [p["effect"] for p in places if p["verdict"] == SAME]
     if same:
         yield (
@@ -128,11 +126,6 @@ def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
             f"{signed(min(same))} to {signed(max(same))}; differences below the smallest detectable one are easily "
             "missed."
         )
-
-
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - MOST
-    return listed([*names[:MOST], f"{more} more"] if more > 0 else names)
 
 
 def _chance(results: Mapping[str, Any]) -> Iterator[str]:
@@ -151,7 +144,7 @@ def _chance(results: Mapping[str, Any]) -> Iterator[str]:
         left = [f"{p['model']} ({p['corrected']})" for p in tested if p["corrected"] != SAME]
         yield (
             f"After Holm's correction for {n} comparisons (at most {1 - LEVEL:.0%} of such runs have a wrong verdict), "
-            f"{_named(left) or 'none of them'} {'remain' if len(left) > 1 else 'remains'}."
+            f"{listed(left) or 'none of them'} {'remain' if len(left) > 1 else 'remains'}."
         )
     if n > 1:
         yield (

@@ -117,16 +117,17 @@ def answer(results: Results) -> str:
             need = f"{ENOUGH} seeds that are done with both models, and a model that reaches {metric} {NEAR_ZERO}"
             return f"Preliminary, without a verdict: that needs {need}."
         return f"No verdict with {plural(n, 'seed')}: {'; '.join(dict.fromkeys(r['vs_stock']['why'] for r in rows))}."
+    equal = any(r["control"] for r in rows) or all(extra_gflops(results, r) <= MATCH for r in rows)
+    how = "at equal cost" if equal else "(at a higher cost, and no cost control was run)"
     best: dict[str, list[str]] = {}
     for row in rows:
-        if helps(results, row):
+        if helps(results, row) if equal else verdict(results, row, "vs_stock") == BETTER:
             best.setdefault(row["model"], []).append(f"{signed(row['vs_stock']['mean'])} on {row['data']}")
     if best:
         named = [f"{model} ({', '.join(gains)})" for model, gains in best.items()]
-        return f"Shown to be better than the stock model at equal cost, by {metric}: {listed(named)}."
-    tested = sum(verdict(results, r, "vs_stock") in VERDICTS for r in rows)
-    what = f"None of {tested} comparisons shows a candidate" if tested > 1 else "The candidate was not shown to be"
-    return f"{what} better than the stock model at equal cost."
+        return f"Shown to be better than the stock model {how}, by {metric}: {listed(named)}."
+    tested = plural(sum(verdict(results, r, "vs_stock") in VERDICTS for r in rows), "comparison")
+    return f"No candidate was shown to be better than the stock model {how} ({tested})."
 
 
 def overview(results: Results) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Results as tables: polars frames with full precision, and views of them for readers.
 
 `results.csv`, `cells.csv` and `places.csv` are the frames. A `Table` is a view of a frame for readers, rendered as
-Markdown and LaTeX by `report/text.py` and as HTML by `report/page.html`. great_tables would write HTML and LaTeX, but no
-Markdown, and its HTML has no keys to sort by and brings a light-only style sheet of 9 kB for every table.
+Markdown and LaTeX by `report/text.py` and as HTML by `report/page.html`. great_tables writes HTML and LaTeX but no
+Markdown, and its HTML has no keys to sort by and a light-only style sheet of 9 kB for every table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .models import MATCH
 from .plan import CONTROL, STOCK
 from .ranking import RANKED, verdict_text
 from .results import PARTS
@@ -184,9 +185,12 @@ def of_dataset(results: Results, data: str) -> list[Table]:
 def _models(results: Results, frame: pl.DataFrame) -> Table:
     """Score, differences and costs."""
     metric, recipes = results["metric"], {m["name"]: m["recipe"] for m in results["models"]}
+    equal = frame.filter(role=STOCK)["gflops"][0] * (1 + MATCH)
 
     def name(row: Row) -> Cell:
-        role = {STOCK: "stock model", CONTROL: f"cost control: {recipes[row['model']]}"}.get(row["role"], "")
+        role = "at stock's cost" if row["gflops"] <= equal else "no cost control"
+        role = f"cost control: {row['control']}" if row["control"] else role
+        role = {STOCK: "stock model", CONTROL: f"a control: {recipes[row['model']]}"}.get(row["role"], role)
         failed = f"{plural(row['seeds'], 'seed')}, {row['failed']} failed" if row["failed"] else ""
         return Cell(row["model"], "; ".join(filter(None, (role, failed))))
 
@@ -198,8 +202,7 @@ def _models(results: Results, frame: pl.DataFrame) -> Table:
         mean, low, high, why, said = (row[f"{key}_{part}"] for part in ("mean", "t_low", "t_high", "why", "verdict"))
         if mean is None:
             return Cell(NOTHING if why else "", why or "")
-        ends = "no interval" if low is None else f"{signed(low)} to {signed(high)}"
-        return Cell(signed(mean), ends + (f", to {row['control']}" if key == "vs_control" else ""), said)
+        return Cell(signed(mean), "no interval" if low is None else f"{signed(low)} to {signed(high)}", said)
 
     columns = [words("model", "model", cell=name)]
     columns += [Column(metric, metric, cell=score)] if metric in frame.columns else []
@@ -305,20 +308,3 @@ def _parts(results: Results, rows: Sequence[Row], data: str) -> list[Table]:
         columns = [words("class", "class"), Column("objects", "objects"), *columns]
         found.append(Table("Classes", f"{part} by class; objects in the validation images.", frame_of(lines), columns))
     return found
-
-
-def of_runs(results: Results) -> Table:
-    """Every run."""
-    columns = [
-        words("dataset", "data"),
-        MODEL,
-        Column("seed", "seed"),
-        words("state", "state", cell=lambda r: Cell(r["state"], r["reason"])),
-        Column(results["metric"], results["metric"], decimals(4)),
-        Column("seconds", "seconds", decimals(1)),
-        words("order of images", "order", show=lambda order: order[:12] or NOTHING),
-        words("id", "id"),
-    ]
-    frame = frames(results)["cells"]
-    note = "Runs with the same order of images were trained on the same pixels in the same order."
-    return Table("Runs", note, frame, [c for c in columns if c.key in frame.columns])

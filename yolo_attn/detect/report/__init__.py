@@ -12,7 +12,7 @@ from ...commands.cli import UsageError
 from .. import costs
 from ..plan import Plan
 from ..results import gather
-from ..store import RUNNING, Store
+from ..store import DONE, RUNNING, Store
 
 #: Modules without which there is no report -> the packages of the extra `bench` that bring them.
 NEEDED = {m: m for m in ("scipy", "altair", "jinja2", "polars", "tqdm")} | {"vl_convert": "vl-convert-python"}
@@ -38,7 +38,7 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
     from .. import tables
     from . import page, text
 
-    plan = store.read_plan()
+    plan, folder = store.read_plan(), store.folder
     try:
         if measure_costs:
             _measure(store, plan)
@@ -46,20 +46,27 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
         if not samples:
             for part in (*results["datasets"], *results["cells"]):
                 part["samples"] = type(part["samples"])()
-        pictures = _draw(results, store.folder)
-        written = [page.write_html(results, store.folder), page.write_markdown(results, store.folder, pictures)]
+        shown = page.content(results)
+        (folder / "paper").mkdir(exist_ok=True)
+        pictures = _draw(results, folder)
+        written = [page.write_html(shown, results, folder), page.write_markdown(shown, folder, pictures)]
         for name, frame in tables.frames(results).items():
-            written.append(store.folder / f"{name}.csv")
+            written.append(folder / f"{name}.csv")
             frame.write_csv(written[-1])
-        written += [store.folder / name for names in pictures.values() for name in names]
-        written.append(_paper(results, plan, store.folder / "paper"))
+        (folder / "paper" / "methods.tex").write_text(text.tex(text.methods(results)) + "\n", encoding="utf-8")
+        (folder / "paper" / "blocks.bib").write_text(text.bibtex(plan), encoding="utf-8")
+        for stem, data in zip(text.stems(pictures), shown["datasets"], strict=True):
+            for table in data["tables"]:
+                name = f"{stem}-{table.title.split()[0].lower()}"
+                content = text.latex(table, f"{table.title} on {data['name']}. {table.note}", f"tab:{name}")
+                (folder / "paper" / f"{name}.tex").write_text(content, encoding="utf-8")
     except OSError as e:
-        raise UsageError(f"{e.filename or store.folder}: {e.strerror or e}; the report is not complete.") from e
+        raise UsageError(f"{e.filename or folder}: {e.strerror or e}; the report is not complete.") from e
     lines = ["", *results["summary"], *(f"warning: {w}" for w in results["warnings"]), ""]
-    for data in (d["name"] for d in results["datasets"]):
-        found = next(t for t in tables.of_dataset(results, data) if t.title == "Comparisons")
-        lines += [f"{data}: {found.note}", text.markdown(found), ""] if len(found.frame) else []
-    return "\n".join([*lines, *(str(path) for path in written)])
+    for table in (t for d in shown["datasets"] for t in d["tables"] if t.title == "Comparisons"):
+        lines += [table.note, text.markdown(table), ""] if results["counts"].get(DONE) else []
+    written += [folder / name for names in pictures.values() for name in names]
+    return "\n".join([*lines, *map(str, written), str(folder / "paper")])
 
 
 def _draw(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
@@ -68,9 +75,9 @@ def _draw(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
 
     from . import page, plots, text
 
-    (folder / "paper").mkdir(exist_ok=True)
     drawn: dict[str, list[str]] = {}
-    for data, stem in text.stems(d["name"] for d in results["datasets"]).items():
+    names = [d["name"] for d in results["datasets"]]
+    for data, stem in zip(names, text.stems(names), strict=True):
         drawn[data] = []
         for figure in plots.figures(results, data, plots.WIDTH):
             name = f"{stem}-{figure.kind}"
@@ -80,21 +87,6 @@ def _draw(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
             (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
             drawn[data].append(f"{name}.png")
     return drawn
-
-
-def _paper(results: dict[str, Any], plan: Plan, folder: Path) -> Path:
-    """LaTeX tables, BibTeX and the paragraph on methods."""
-    from .. import tables
-    from . import text
-
-    files = {"methods.tex": text.tex(text.methods(results)) + "\n", "blocks.bib": text.bibtex(plan)}
-    for data, stem in text.stems(d["name"] for d in results["datasets"]).items():
-        for table in tables.of_dataset(results, data):
-            name = f"{stem}-{table.title.split()[0].lower()}"
-            files[f"{name}.tex"] = text.latex(table, f"{table.title} on {data}. {table.note}", f"tab:{name}")
-    for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
-    return folder
 
 
 def _measure(store: Store, plan: Plan) -> None:

@@ -69,40 +69,29 @@ def content(results: Results) -> dict[str, Any]:
     }
 
 
-def write_markdown(results: Results, folder: Path, pictures: Mapping[str, Sequence[str]]) -> Path:
-    """Write report.md.
-
-    Args:
-        results: Of `gather`.
-        folder: Where to.
-        pictures: Dataset -> names of its PNGs in that folder.
-    """
+def write_markdown(shown: dict[str, Any], folder: Path, pictures: Mapping[str, Sequence[str]]) -> Path:
+    """Write report.md with the pictures (dataset -> names of PNGs in that folder)."""
     path = folder / "report.md"
-    found = environment().get_template("report.md").render(**content(results), pictures=pictures)
+    found = environment().get_template("report.md").render(**shown, pictures=pictures)
     path.write_text(found.rstrip() + "\n", encoding="utf-8")
     return path
 
 
-def write_html(results: Results, folder: Path) -> Path:
-    """Write report.html.
-
-    Args:
-        results: Of `gather`.
-        folder: The results folder, which holds the pictures too.
-    """
-    found, look = content(results), plots.looks(results["models"])
+def write_html(shown: dict[str, Any], results: Results, folder: Path) -> Path:
+    """Write report.html into the results folder."""
+    look = plots.looks(results["models"])
     specs: list[list[dict[str, Any]]] = []
-    for shown, d in zip(found["datasets"], results["datasets"], strict=True):
+    datasets = []
+    for tables_of, d in zip(shown["datasets"], results["datasets"], strict=True):
         figures = list(plots.figures(results, d["name"], "container"))
-        shown["figures"] = list(enumerate(figures, len(specs)))
+        data = {**tables_of, "figures": list(enumerate(figures, len(specs)))}
         specs += ([chart.to_dict() for chart in figure.charts.values()] for figure in figures)
         models = [r["model"] for r in results["rows"] if r["data"] == d["name"] and r["n"]]
-        shown["looks"] = {name: look[name] for name in models}
-        shown["samples"] = list(_samples(results, d, folder))
-        shown["colours"] = {name: colour(i) for i, name in enumerate(d["names"])}
+        data |= {"looks": {name: look[name] for name in models}, "samples": list(_samples(results, d, folder))}
+        datasets.append(data | {"colours": {name: colour(i) for i, name in enumerate(d["names"])}})
     parts = {"style": _part("page.css"), "script": _part("page.js"), "vega": javascript()}
     raw = {key: Markup(value) for key, value in parts.items()}
-    page = environment().get_template("page.html").render(**found, **raw, specs=specs, runs=tables.of_runs(results))
+    page = environment().get_template("page.html").render(**{**shown, **raw, "datasets": datasets, "specs": specs})
     path, temporary = folder / "report.html", folder / f".report.{os.getpid()}.html"
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)

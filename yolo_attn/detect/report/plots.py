@@ -144,12 +144,9 @@ def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str,
 
 
 def place_labels(rows: Rows, pixel: float, near: float) -> None:
-    """Heights at which labels do not overlap at any width, and the side of the mark with fewer neighbours.
+    """Add to rows heights at which labels do not overlap at any width, and the side of the mark with fewer neighbours.
 
-    Args:
-        rows: With x and y; label and side are added.
-        pixel: Height of a pixel in units of y.
-        near: Length of a label in units of x.
+    `pixel` is the height of a pixel in units of y, `near` the length of a label in units of x.
     """
     rows.sort(key=lambda r: r["y"])
     groups: list[Rows] = []
@@ -171,15 +168,9 @@ def place_labels(rows: Rows, pixel: float, near: float) -> None:
 
 
 def frame(values: Sequence[float], ends: Sequence[float], bounds: tuple[float, float]) -> tuple[float, float]:
-    """A range for an axis.
+    """A range for an axis within bounds, with all values and as much of the intervals as leaves them readable.
 
-    With two seeds an interval may be ten times as wide as all that was measured; shown whole it would squeeze the
-    values into one spot, so it leaves the plot instead.
-
-    Args:
-        values: Shown with a margin.
-        ends: Of intervals; shown as far as they are within one and a half times the width of the values.
-        bounds: Limits of the range.
+    With two seeds an interval may be ten times as wide as the spread of the values: it may leave the plot.
     """
     low, high = min(values), max(values)
     room = 1.5 * (high - low) or math.inf

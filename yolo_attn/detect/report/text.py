@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from ... import registry
@@ -23,6 +25,22 @@ RULE = (
 )
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "²": "$^2$"}
 TEX |= {c: f"\\{c}" for c in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$", NOTHING: "--"}
+
+
+#: caption, label, kinds of columns, header, rows
+LATEX = r"""%% needs \usepackage{booktabs}
+\begin{table*}[t]
+\caption{%s}\label{%s}
+\centering\footnotesize\setlength{\tabcolsep}{4pt}
+\begin{tabular}{%s}
+\toprule
+%s
+\midrule
+%s
+\bottomrule
+\end{tabular}
+\end{table*}
+"""
 
 
 def escaped(text: Any) -> str:
@@ -50,29 +68,26 @@ def tex(text: Any) -> str:
 
 
 def latex(table: Table, caption: str, label: str) -> str:
-    """A table in the style of booktabs; better and worse are bold."""
+    """A table in the style of booktabs, with notes in a second line; better and worse are bold."""
 
-    def shown(cell: Cell, first: bool) -> str:
+    def line(texts: Iterable[str]) -> str:
+        return " & ".join(texts) + r" \\"
+
+    def bold(cell: Cell) -> str:
         text = tex(cell.text or cell.verdict)
-        text = rf"\textbf{{{text}}}" if cell.verdict in (BETTER, WORSE) else text
-        return text + (f" ({tex(cell.note)})" if cell.note and not first else "")
+        return rf"\textbf{{{text}}}" if cell.verdict in (BETTER, WORSE) else text
 
-    body = [" & ".join(shown(cell, not i) for i, (_, cell) in enumerate(row)) + r" \\" for row in table.rows]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table*}[t]",
-        rf"\caption{{{tex(caption)}}}\label{{{label}}}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\begin{{tabular}}{{{''.join('r' if c.number else 'l' for c in table.columns)}}}",
-        r"\toprule",
-        " & ".join(tex(c.title) for c in table.columns) + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table*}",
-    ]
-    return "\n".join(lines) + "\n"
+    body, rows = [], [[cell for _, cell in row] for row in table.rows]
+    for row in rows:
+        body.append(line(map(bold, row)))
+        if any(cell.note for cell in row):
+            body += [line(rf"\scriptsize {tex(cell.note)}" if cell.note else "" for cell in row), r"\addlinespace[2pt]"]
+    if any(cell.verdict in (BETTER, WORSE) for row in rows for cell in row):
+        caption += " Bold: both 95% intervals of the mean exclude zero."
+    wrapped = [textwrap.wrap(c.title, 15) for c in table.columns]
+    head = [line(map(tex, part)) for part in zip_longest(*wrapped, fillvalue="")]
+    kinds = "p{3.5cm}" + "".join("r" if c.number else "l" for c in table.columns[1:])
+    return LATEX % (tex(caption), label, kinds, "\n".join(head), "\n".join(body))
 
 
 def facts(results: Mapping[str, Any]) -> dict[str, str]:
@@ -94,8 +109,8 @@ def methods(results: Mapping[str, Any]) -> str:
     """A paragraph on what was done, with all settings."""
     others = [m["name"] for m in results["models"] if m["role"] != CONTROL]
     return (
-        f"We trained {listed(others)} with {plural(len(results['seeds']), 'seed')} each and scored the best epoch on the "
-        "validation images. Models of a seed see the same images in the same order, and differences in "
+        f"We trained {listed(others)} with {plural(len(results['seeds']), 'seed')} each; scores are those of the best "
+        "epoch on the validation images. Models of a seed see the same images in the same order, and differences in "
         f"{results['metric']} are taken seed by seed. {RULE} Settings: "
         f"{'; '.join(f'{key}: {value}' for key, value in facts(results).items())}."
     )
@@ -115,28 +130,22 @@ def bibtex(plan: Plan) -> str:
     entries: dict[str, str] = {}
     for name in (row[2] for m in plan.models for part in ("backbone", "head") for row in m.d.get(part, ())):
         block = registry.get(name) if isinstance(name, str) else None
-        if block and block.title and block.paper not in entries:
+        if block and block.title:
             title, _, venue = block.title.rpartition(", ")
-            year = "".join(re.findall(r"\d{4}$", venue))
-            arxiv = re.search(r"arxiv\.org/abs/([\d.]+)", block.paper)
-            fields = {"title": f"{{{tex(title)}}}", "booktitle": tex(venue.removesuffix(year).strip()), "year": year}
+            year, arxiv = re.search(r"\d{4}$", venue), re.search(r"arxiv\.org/abs/([\d.]+)", block.paper)
+            fields = {"title": f"{{{tex(title)}}}", "booktitle": tex(venue[: -4 if year else None].strip())}
+            fields |= {"year": year[0]} if year else {}
             fields |= {"eprint": arxiv[1], "archiveprefix": "arXiv"} if arxiv else {}
-            body = ",\n".join(f"  {k} = {{{v}}}" for k, v in {**fields, "url": block.paper}.items() if v)
-            entries[block.paper] = f"@inproceedings{{{_operator(block)},\n{body}\n}}\n"
+            body = ",\n".join(f"  {key} = {{{value}}}" for key, value in {**fields, "url": block.paper}.items())
+            operator = (block.operator or block.cls).__name__
+            entries.setdefault(block.paper, f"@inproceedings{{{operator},\n{body}\n}}\n")
     return "% Authors are not in the registry; add them from the linked pages.\n\n" + "\n".join(entries.values())
 
 
-def _operator(block: Any) -> str:
-    return next((b.name for b in registry.list_blocks() if b.cls is block.operator), block.name)
-
-
-def stems(names: Iterable[str]) -> dict[str, str]:
-    """Dataset -> how the names of its files begin, all different."""
-    found: dict[str, str] = {}
+def stems(names: Iterable[str]) -> list[str]:
+    """How the names of the files of datasets begin, all different."""
+    found: list[str] = []
     for name in names:
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60] or "data"
-        n = 1
-        while (free := stem if n == 1 else f"{stem}-{n}") in found.values():
-            n += 1
-        found[name] = free
+        found.append(f"{stem}-{len(found)}" if stem in found else stem)
     return found
