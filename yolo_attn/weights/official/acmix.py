@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks.acmix.blocks import MLP, ACmixBottleneck, ACmixSwinBlock
+from ...blocks.acmix.blocks import ACmixBottleneck, ACmixSwinBlock
 from ...blocks.acmix.operator import ACmix
 from ...blocks.acmix.window import ACmixWindow
-from ...layers import ConvNorm
+from ...layers import ConvNorm, Mlp
 from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, Rules, linear, norm_eps, with_activation
 
 
@@ -67,7 +67,7 @@ def _swin_block(a: Any) -> nn.Module:
     eps = norm_eps(a.norm_layer)
     options = (a.mlp_ratio, a.qkv_bias, a.qk_scale, a.drop, a.attn_drop, a.drop_path, eps)
     module = ACmixSwinBlock(a.dim, a.num_heads, window, shift, *options, wrap=True)
-    return with_activation(module, a.act_layer, MLP)
+    return with_activation(module, a.act_layer, Mlp)
 
 
 def _kernel(size: int) -> int:
