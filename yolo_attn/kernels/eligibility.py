@@ -83,17 +83,24 @@ _RECORDERS = [getattr(torch._C._TorchDispatchModeKey, k) for k in ("FAKE", "PROX
 
 def check_tensors(arguments: Iterable[Any], x: Tensor, kernel: Kernel) -> None:
     """Raise Ineligible unless all tensors among the arguments are plain ones of the device and dtype of `x`."""
-    device, dtype, mixed = x.device, x.dtype, kernel.autocast
+    _check_tensors(arguments, x.device, x.is_cpu, None if kernel.autocast else x.dtype)
+
+
+def _check_tensors(arguments: Iterable[Any], device: torch.device, on_cpu: bool, dtype: torch.dtype | None) -> None:
     for value in arguments:
-        if isinstance(value, Tensor):
-            if type(value) is not Tensor and type(value) is not nn.Parameter:
-                raise Ineligible(f"a parameter is a {type(value).__name__}")
-            if value.device != device:
+        kind = type(value)
+        if kind is nn.Parameter or kind is Tensor:
+            # To compare devices takes several times longer than to ask for the CPU.
+            if value.is_cpu is not on_cpu or (not on_cpu and value.device != device):
                 raise Ineligible(f"a parameter is on {value.device}, the input on {device}")
-            if value.dtype is not dtype and not mixed and value.is_floating_point():
+            if dtype is not None and value.dtype is not dtype and value.is_floating_point():
                 raise Ineligible(f"a parameter is {value.dtype}, the input {dtype}")
+        elif kind is tuple and value and type(value[0]) is int:
+            continue  # a convolution's setting
         elif isinstance(value, tuple):
-            check_tensors(value, x, kernel)
+            _check_tensors(value, device, on_cpu, dtype)
+        elif isinstance(value, Tensor):
+            raise Ineligible(f"a parameter is a {kind.__name__}")
 
 
 # The module
@@ -155,18 +162,11 @@ def conv2d(module: Any) -> Conv:
     Raises:
         Ineligible: It is none, or pads with anything but zeros.
     """
-    exact(module, nn.Conv2d)
-    parameters = module._parameters
-    weight, bias = parameters.get("weight"), parameters.get("bias")
-    if module.padding_mode != "zeros":
-        raise Ineligible(f"a convolution with padding_mode={module.padding_mode!r}")
-    if weight is None or weight.shape != (
-        module.out_channels,
-        module.in_channels // module.groups,
-        *module.kernel_size,
-    ):
-        raise Ineligible("a convolution whose weight is not a parameter of its shape")
-    return Conv(weight, bias, module.stride, module.padding, module.dilation, module.groups)
+    own = exact(module, nn.Conv2d).__dict__
+    weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
+    if weight is None or own["padding_mode"] != "zeros":
+        raise Ineligible(f"a convolution without weight, or with padding_mode={module.padding_mode!r}")
+    return Conv(weight, bias, own["stride"], own["padding"], own["dilation"], own["groups"])
 
 
 def pointwise(module: Any, groups: int = 1, bias: bool = False) -> Conv:

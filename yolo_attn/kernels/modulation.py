@@ -52,7 +52,12 @@ def _infers(x_BCHW: Tensor, layers: Modulation) -> bool:
     return layers.norm is None or not layers.norm.training
 
 
-@kernel("scale_aware_modulation", CPU_TRAINING, when=_trains)
+# Time of the plain path over that of the kernel, torch 2.15, one thread. Training: 0.73 at 1 x 64 x 10 x 10, 0.97 at
+# 1 x 64 x 20 x 20, 1.14 at 2 x 64 x 20 x 20. Inference: 0.98 at 1 x 64 x 20 x 20, 1.13 at 1 x 128 x 20 x 20.
+LEAST = 30_000
+
+
+@kernel("scale_aware_modulation", CPU_TRAINING, least=LEAST, when=_trains)
 def modulation_training(x_BCHW: Tensor, layers: Modulation) -> Tensor:
     """W_proj (m * v) with gradients, B C H W; updates the BatchNorm's running statistics."""
     s, v, heads, intra, norm, inter, proj = layers
@@ -64,7 +69,7 @@ def modulation_training(x_BCHW: Tensor, layers: Modulation) -> Tensor:
     return _Modulate.apply(m_BCHW, v_BCHW, proj.weight, proj.bias)
 
 
-@kernel("scale_aware_modulation", CPU_INFERENCE, when=_infers)
+@kernel("scale_aware_modulation", CPU_INFERENCE, least=LEAST, when=_infers)
 def modulation_inference(x_BCHW: Tensor, layers: Modulation) -> Tensor:
     """W_proj (m * v) without gradients, B C H W; the BatchNorm is folded into `intra`."""
     s, v, heads, intra, norm, inter, proj = layers

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from .slots import CPU_INFERENCE, kernel
 
 
-# In training, the copy would be kept for the backward pass.
-@kernel("window_means", CPU_INFERENCE)
+# In training, the copy would be kept for the backward pass. HiLo's time with PyTorch's pooling over that with this one,
+# torch 2.15, one thread: 0.99 at 1 x 64 x 20 x 20, 1.02 at 1 x 256 x 13 x 13, 1.01 at 1 x 64 x 40 x 40.
+@kernel("window_means", CPU_INFERENCE, least=40_000)
 def window_means(x_BCHW: Tensor, s: int) -> Tensor:
     """Means over s x s windows; incomplete windows at the lower and right edge count the positions that they have.
 

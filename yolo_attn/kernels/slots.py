@@ -46,9 +46,9 @@ class Kernel:
 
     Attributes:
         run: The function; takes what the slot's `arguments` returns.
-        dtypes: Dtypes of the input that it computes in.
+        dtypes: Dtypes of the first tensor that it can take.
         autocast: It may run under autocast, and with parameters of another dtype than the input.
-        least: Number of elements of the input (B C H W) from which on it was measured to be at least as fast.
+        least: Elements of the first tensor (B C H W) from which on it was measured to be at least as fast.
         when: A further condition on the arguments.
     """
 
@@ -94,21 +94,22 @@ def accelerated(slot: str, arguments: Callable[..., tuple[Any, ...]]) -> Callabl
 
     Args:
         slot: Name of the slot.
-        arguments: Called with the method's own arguments, of which the first after `self` is a tensor; returns the
-            kernels' arguments. It takes them off the module with the functions of `eligibility`, which raise
-            `Ineligible` where a part is watched, replaced or wrapped.
+        arguments: Called with the method's own positional arguments, of which the first after `self` is a tensor or a
+            list of tensors; returns the kernels' arguments. It takes them off the module with the functions of
+            `eligibility`, which raise `Ineligible` where a part is watched, replaced or wrapped.
     """
 
     def declare(method: Method) -> Method:
         @functools.wraps(method)
-        def call(self: nn.Module, x: Tensor, *rest: Any) -> Any:
+        def call(self: nn.Module, *inputs: Any) -> Any:
+            x = inputs[0][0] if isinstance(inputs[0], list) else inputs[0]
             # A symbolic tracer such as torch.fx passes something else than a tensor.
             chosen = None if _disabled or not isinstance(x, Tensor) else KERNELS.get((slot, mode_of(x)))
             if chosen is not None:
-                found = _arguments(chosen, call, arguments, self, x, rest)
+                found = _arguments(chosen, call, arguments, self, x, inputs)
                 if found is not None:
                     return chosen.run(*found)
-            return method(self, x, *rest)
+            return method(self, *inputs)
 
         SLOTS.setdefault(slot, []).append(f"{method.__module__}.{method.__qualname__}")
         return call  # type: ignore[return-value]
@@ -117,7 +118,7 @@ def accelerated(slot: str, arguments: Callable[..., tuple[Any, ...]]) -> Callabl
 
 
 def _arguments(
-    chosen: Kernel, call: Any, read: Callable[..., tuple[Any, ...]], self: nn.Module, x: Tensor, rest: tuple[Any, ...]
+    chosen: Kernel, call: Any, read: Callable[..., tuple[Any, ...]], self: nn.Module, x: Tensor, inputs: tuple[Any, ...]
 ) -> tuple[Any, ...] | None:
     """The kernel's arguments, or None where the kernel is not eligible."""
     eager = not _recorded()
@@ -125,7 +126,7 @@ def _arguments(
         if eager:
             check_call(x, chosen)
         check_owner(self, call)
-        found = read(self, x, *rest)
+        found = read(self, *inputs)
         if eager:
             check_tensors(found, x, chosen)
     except Ineligible:

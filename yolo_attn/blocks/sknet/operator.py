@@ -106,11 +106,11 @@ def _kernel_arguments(self: SelectiveKernel, x: torch.Tensor) -> tuple[Any, ...]
 
 
 def _sum_arguments(
-    self: SelectiveKernel, a_BKC11: torch.Tensor, branches: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    self: SelectiveKernel, branches_BCHW: list[torch.Tensor], a_BKC11: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """The arguments of the kernels of `weighted_sum`, for weights that add up to one."""
     eligibility.softmax(self.softmax, 1)
-    return a_BKC11, tuple(branches)
+    return tuple(branches_BCHW), a_BKC11
 
 
 class SelectiveKernel(nn.Module):
@@ -182,7 +182,7 @@ class SelectiveKernel(nn.Module):
         branches = [branch(part) for branch, part in zip(self.convs, parts, strict=True)]
         # The mean of the sum as a sum of means, so that the map of the sum is never made.
         s_BC11 = functools.reduce(torch.add, [f.mean((2, 3), keepdim=True) for f in branches])
-        return self.combine(self.attend(s_BC11), branches)
+        return self.combine(branches, self.attend(s_BC11))
 
     def attend(self, s_BC11: torch.Tensor) -> torch.Tensor:
         """Weights of the branches from the pooled description, B K C 1 1."""
@@ -190,12 +190,13 @@ class SelectiveKernel(nn.Module):
         return self.softmax(torch.stack([fc(z_BD11) for fc in self.fcs], 1))
 
     @accelerated("weighted_sum", _sum_arguments)
-    def combine(self, a_BKC11: torch.Tensor, branches: Sequence[torch.Tensor]) -> torch.Tensor:
+    def combine(self, branches_BCHW: list[torch.Tensor], a_BKC11: torch.Tensor) -> torch.Tensor:
         """sum_k a_k f_k, B C H W, without stacking the branches."""
-        a_KBC11 = a_BKC11.to(branches[0].dtype).unbind(1)
-        y = branches[0] * a_KBC11[0]
-        for a, f in zip(a_KBC11[1:], branches[1:], strict=True):
-            y = torch.addcmul(y, f, a)
+        first, *others = branches_BCHW
+        a_KBC11 = a_BKC11.to(first.dtype).unbind(1)
+        y = first * a_KBC11[0]
+        for a_BC11, f_BCHW in zip(a_KBC11[1:], others, strict=True):
+            y = torch.addcmul(y, f_BCHW, a_BC11)
         return y
 
     def fuse(self) -> None:
