@@ -358,10 +358,3 @@ class Mlp(nn.Module):
         else:
             u = self.act(u)
         return self.drop(self.fc2(self.drop(u)))
-
-
-def fold_batchnorm(conv: nn.Conv2d, bn: BatchNorm2d) -> None:
-    """Shim until every file uses `Fusible`."""
-    owner = nn.Module()
-    owner.bn = bn
-    fold(owner, "bn", [conv])

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...kernels.window import Window, mirror_pad
+from ...layers import check_heads
 from ...registry import register
-from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads, head_by_head, neighbor_sum
+from .operator import CODE, PAPER, TITLE, ConvolutionPath, head_by_head, neighbor_sum
 
 
 @register(
@@ -76,7 +77,7 @@ class ACmixPatchwise(nn.Module):
     ) -> None:
         super().__init__()
         c2 = c2 or c1
-        check_heads(c2, heads)
+        check_heads(c2, heads, "c2")
         Window(kernel_att, stride, dilation).checked()
         self.heads, self.head_dim = heads, c2 // heads
         self.kernel_att, self.stride, self.dilation = kernel_att, stride, dilation
@@ -141,7 +142,7 @@ class ACmixGlobal(nn.Module):
     ) -> None:
         super().__init__()
         c2 = c2 or c1
-        check_heads(c2, heads)
+        check_heads(c2, heads, "c2")
         if reduction < 1:
             raise ValueError(f"{reduction=} must be at least 1, which keeps every key.")
         self.heads, self.head_dim, self.reduction = heads, c2 // heads, reduction

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ...kernels import accelerated, eligibility
 from ...kernels.window import Window, mirror_pad
+from ...layers import check_heads
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/2111.14556"
@@ -147,7 +148,7 @@ class ACmix(nn.Module):
     ) -> None:
         super().__init__()
         c2 = c2 or c1
-        check_heads(c2, heads)
+        check_heads(c2, heads, "c2")
         Window(kernel_att, stride, dilation).checked()
         self.heads, self.head_dim = heads, c2 // heads
         self.kernel_att, self.stride, self.dilation = kernel_att, stride, dilation
@@ -217,16 +218,6 @@ def _neighbors(x_BhDHW: Tensor, window: Window) -> list[Tensor]:
     padded = mirror_pad(x_BhDHW, window.border)
     s, steps = window.stride, range(0, 2 * window.border + 1, window.dilation)
     return [padded[..., dy : dy + height : s, dx : dx + width : s] for dy in steps for dx in steps]
-
-
-def check_heads(channels: int, heads: int) -> None:
-    """Heads share the channels evenly.
-
-    Raises:
-        ValueError: They do not.
-    """
-    if heads < 1 or channels % heads:
-        raise ValueError(f"c2={channels} must be a multiple of {heads=}; choose heads that divide the output channels.")
 
 
 def place(like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,8 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...layers import check_heads
 from ...registry import register
-from .operator import CODE, PAPER, TITLE, ConvolutionPath, check_heads, head_by_head
+from .operator import CODE, PAPER, TITLE, ConvolutionPath, head_by_head
 
 
 @register(

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from ...kernels import accelerated, eligibility, selection
 from ...kernels.eligibility import Conv
-from ...layers import BatchNorm2d, fold_batchnorm
+from ...layers import BatchNorm2d, ConvNorm, Fusible
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/1903.06586"
@@ -39,53 +39,17 @@ def _conv_arguments(self: Branch, x: torch.Tensor) -> tuple[torch.Tensor, Conv]:
     return x, eligibility.conv2d(self.conv)
 
 
-class Branch(nn.Module):
-    """Convolution, BatchNorm, ReLU: the view of one kernel size.
-
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        k: Kernel size, odd.
-        stride: Step of the kernel.
-        dilation: Distance between the kernel's taps.
-        groups: Groups of the convolution; divides `c1` and `c2`.
-        bias: Give the convolution a bias, as some published weights have one.
-        act: Activation.
-
-    Shape:
-        (B, c1, H, W) -> (B, c2, H / stride, W / stride), rounded up.
-    """
-
-    def __init__(
-        self,
-        c1: int,
-        c2: int,
-        k: int,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = False,
-        act: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c1, c2, k, stride, dilation * (k // 2), dilation, groups, bias=bias)
-        self.bn: nn.Module = BatchNorm2d(c2)
-        self.act = act or nn.ReLU(inplace=True)
+class Branch(ConvNorm):
+    """Convolution, BatchNorm and activation: the view of one kernel size. Arguments are those of `ConvNorm`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Look at the map with this kernel."""
+        """Convolve, normalise, activate."""
         return self.act(self.bn(self.convolve(x)))
 
     @accelerated("grouped_conv", _conv_arguments)
     def convolve(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution alone."""
         return self.conv(x)
-
-    def fuse(self) -> None:
-        """Fold the BatchNorm into the convolution."""
-        if isinstance(self.bn, BatchNorm2d):
-            fold_batchnorm(self.conv, self.bn)
-            self.bn = nn.Identity()
 
 
 def _kernel_arguments(self: SelectiveKernel, x: torch.Tensor) -> tuple[Any, ...]:
@@ -113,7 +77,7 @@ def _sum_arguments(
     return tuple(branches_BCHW), a_BKC11
 
 
-class SelectiveKernel(nn.Module):
+class SelectiveKernel(Fusible):
     """Branches of several kernel sizes, weighed per image and channel: the general form behind the rows of this file.
 
     Args:
@@ -135,6 +99,8 @@ class SelectiveKernel(nn.Module):
     Raises:
         ValueError: An even kernel, no kernel, groups or branches that do not divide the channels.
     """
+
+    folds: ClassVar[Mapping[str, str | None]] = {"fc_bn": "fc"}
 
     def __init__(
         self,
@@ -166,7 +132,7 @@ class SelectiveKernel(nn.Module):
         if hidden < 1:
             raise ValueError(f"{hidden=} must be at least 1")
         self.convs = nn.ModuleList(
-            Branch(branch_c1, c2, k, stride, d, groups, bias, act() if act else None)
+            Branch(branch_c1, c2, k, stride, d, groups, bias, act() if act else nn.ReLU(inplace=True))
             for k, d in zip(kernels, dilations, strict=True)
         )
         self.fc = nn.Conv2d(c2, hidden, 1, bias=not fuse_norm)
@@ -198,15 +164,6 @@ class SelectiveKernel(nn.Module):
         for a_BC11, f_BCHW in zip(a_KBC11[1:], others, strict=True):
             y = torch.addcmul(y, f_BCHW, a_BC11)
         return y
-
-    def fuse(self) -> None:
-        """Fold the BatchNorms into the convolutions before them."""
-        branch: Any
-        for branch in self.convs:
-            branch.fuse()
-        if isinstance(self.fc_bn, BatchNorm2d):
-            fold_batchnorm(self.fc, self.fc_bn)
-            self.fc_bn = nn.Identity()
 
 
 @register(

@@ -17,13 +17,16 @@ Mlp     y    = W_2 GELU(u + DWConv_3(u))                                   u = W
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ...kernels import accelerated, eligibility
 from ...kernels.modulation import Modulation
-from ...layers import BatchNorm2d, fold_batchnorm
+from ...layers import BatchNorm2d, Fusible, check_heads
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/2307.08579"
@@ -51,12 +54,6 @@ def convolution(
     return layer
 
 
-def check_heads(c1: int, heads: int) -> None:
-    """Raise ValueError unless the heads divide the channels."""
-    if heads < 1 or c1 % heads:
-        raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads that divide the channels.")
-
-
 class MultiHeadMixedConv(nn.Module):
     """Depthwise convolutions of growing size, one size a head: local context at several scales side by side.
 
@@ -81,7 +78,7 @@ class MultiHeadMixedConv(nn.Module):
         return z_BGhHW.flatten(1, 2)
 
 
-class ScaleAwareAggregation(nn.Module):
+class ScaleAwareAggregation(Fusible):
     """Mixes the scales within each group of one channel per head, then all groups with each other.
 
     Args:
@@ -93,6 +90,8 @@ class ScaleAwareAggregation(nn.Module):
         (B, c1, H, W), interleaved as `MultiHeadMixedConv` gives it -> (B, c1, H, W).
     """
 
+    folds: ClassVar[Mapping[str, str | None]] = {"bn": "intra"}
+
     def __init__(self, c1: int, heads: int = 4, expand_ratio: int = 2) -> None:
         super().__init__()
         self.intra = convolution(c1, c1 * expand_ratio, 1, groups=c1 // heads)
@@ -103,12 +102,6 @@ class ScaleAwareAggregation(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Aggregate within groups, then across them."""
         return self.inter(self.act(self.bn(self.intra(z))))
-
-    def fuse(self) -> None:
-        """Fold the BatchNorm into the map before it."""
-        if isinstance(self.bn, BatchNorm2d):
-            fold_batchnorm(self.intra, self.bn)
-            self.bn = nn.Identity()
 
 
 def _kernel_arguments(self: ScaleAwareModulation, x: torch.Tensor) -> tuple[torch.Tensor, Modulation]:
