@@ -21,7 +21,7 @@ from pictures import PICTURES
 
 from yolo_attn import registry
 from yolo_attn.atomic import write_text
-from yolo_attn.commands import list as blocks
+from yolo_attn.commands import list_blocks as blocks
 from yolo_attn.commands.yaml import generate
 from yolo_attn.yamls import costs, shipped
 from yolo_attn.yamls.base import first_command

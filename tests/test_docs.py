@@ -37,24 +37,19 @@ def blocks_of(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-# --- what is made from the code ---
+# --- what is generated
 
 
-def test_promises_and_pictures_are_in_step(make: ModuleType) -> None:
-    assert [str(p.relative_to(ROOT)) for p in make.out_of_step(costs=False)] == []
-
-
-@pytest.mark.slow
-def test_tables_with_costs_are_in_step(make: ModuleType) -> None:
-    assert [str(p.relative_to(ROOT)) for p in make.out_of_step()] == []
+def test_the_generated_documents_are_up_to_date(make: ModuleType) -> None:
+    assert [str(p.relative_to(ROOT)) for p in make.out_of_step(make.documents())] == []
 
 
 def test_a_text_without_markers_is_refused(make: ModuleType) -> None:
-    with pytest.raises(ValueError, match="needs the markers <!-- nonsense -->"):
-        make.between(README, "nonsense", "")
+    with pytest.raises(ValueError, match="README.md needs the markers <!-- nonsense -->"):
+        make.between("README.md", README.read_text(encoding="utf-8"), "nonsense", "")
 
 
-def test_every_exception_is_told(make: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_exception_is_listed_with_its_reason(make: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     block = registry.Block("Odd", object, "", "https://example.org", exceptions={"half": "its sums are too large"})
     monkeypatch.setattr(registry, "list_blocks", lambda: [block])
     text = make.promises()
@@ -75,18 +70,18 @@ def test_pictures_are_small_titled_and_within_their_frame(path: Path) -> None:
         assert left > -3 and left + wide < width + 3 and float(text.get("y")) < height, text.text
 
 
-# --- what is named exists ---
+# --- what the documents name exists
 
 
 @every_text
-def test_relative_links_lead_somewhere(path: Path) -> None:
+def test_relative_links_have_a_target(path: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
     dead = [x for x in links if not re.match(r"[a-z]+:", x) and not (path.parent / x).exists()]
     assert dead == []
 
 
 @every_text
-def test_commands_exist(path: Path) -> None:
+def test_every_command_that_is_named_exists(path: Path) -> None:
     named = re.findall(r"yolo-attn (bench [a-z]+|[a-z]+)", path.read_text(encoding="utf-8"))
     assert set(named) <= {*COMMANDS, "bench"}
 
@@ -114,13 +109,13 @@ def test_commands_of_bench_detect_have_known_words(line: str) -> None:
 
 
 @every_text
-def test_model_files_exist(path: Path) -> None:
+def test_every_model_file_that_is_named_exists(path: Path) -> None:
     from ultralytics import cfg
 
     stock = {p.name for p in Path(cfg.__file__).parent.rglob("*.yaml")}
-    made_by_the_reader = re.compile(r".*-(mine|operator|m|se)\.yaml")
+    of_the_reader = re.compile(r".*-(mine|operator|m|se)\.yaml")
     for name in re.findall(r"\byolo(?:v|e-)?\d+[a-z]?-[\w-]+\.yaml", path.read_text(encoding="utf-8")):
-        known = made_by_the_reader.fullmatch(name) or assets.find(name) or assets.unscaled(name) in stock
+        known = of_the_reader.fullmatch(name) or assets.find(name) or assets.unscaled(name) in stock
         assert known or name in stock, name
 
 
@@ -134,26 +129,27 @@ def test_the_two_commands_of_the_readme_stand_alone_and_ci_runs_the_second() -> 
     assert 'pip install -e ".[test]" && pytest' in run.splitlines()
 
 
-def test_python_in_the_readme_prints_what_it_says() -> None:
+def test_the_python_code_of_the_readme_prints_its_comments() -> None:
     code = blocks_of(README.read_text(encoding="utf-8"), "python")[0]
-    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    comments = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})
-    assert len(said) == 3 and printed.getvalue().splitlines()[-3:] == said
+    assert len(comments) == 3 and printed.getvalue().splitlines()[-3:] == comments
 
 
 @pytest.mark.parametrize("block", registry.operators(), ids=lambda b: b.name)
-def test_every_operator_is_on_the_page_the_readme_sends_to(block: registry.Block, make: ModuleType) -> None:
+def test_every_operator_is_described_on_the_page_that_its_table_links(block: registry.Block, make: ModuleType) -> None:
     page = make.page_of(block)
     assert f"`{block.name}`" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    line = next(x for x in README.read_text(encoding="utf-8").splitlines() if x.startswith(f"| `{block.name}` |"))
-    assert f"docs/{page}.md" in line and block.paper in line
+    table = (ROOT / "docs" / "blocks.md").read_text(encoding="utf-8")
+    line = next(x for x in table.splitlines() if x.startswith(f"| `{block.name}` |"))
+    assert f"]({page}.md)" in line and block.paper in line
 
 
 @every_paper
-def test_a_papers_page_has_its_parts(page: str) -> None:
+def test_the_page_of_a_paper_has_its_sections(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert f"(img/{page}.svg)" in text and "<!-- cost -->" in text and "```bibtex" in text
     headings = " ".join(re.findall(r"^## (.*)$", text, re.MULTILINE))
-    assert all(word in headings for word in ("Where to put it", "Cost", "Pitfalls", "Citation"))
+    assert all(heading in headings for heading in ("Where to put it", "Cost", "Pitfalls", "Citation"))

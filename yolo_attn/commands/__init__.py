@@ -17,7 +17,7 @@ from ..registry import suggest
 #: Command -> (module:attribute, what it does). The attribute is a `parser.Command`, or a function from the arguments
 #: that follow the command's name to an exit code.
 COMMANDS = {
-    "list": ("yolo_attn.commands.list:COMMAND", "blocks, papers, and what each adds to yolov8n"),
+    "list": ("yolo_attn.commands.list_blocks:COMMAND", "blocks, papers, and what each adds to yolov8n"),
     "yaml": ("yolo_attn.commands.yaml:COMMAND", "write a model YAML: base=yolov8 block=hilo place=neck"),
     "shapes": ("yolo_attn.commands.shapes:COMMAND", "generate the built-in dataset: task=detect dir=..."),
     "bench blocks": (
