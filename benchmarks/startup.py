@@ -1,12 +1,12 @@
-"""What the plugin's start-up files cost: a Python program that never imports Ultralytics, and one that does.
+"""Measure the cost of the start-up files, for programs that never import Ultralytics and for those that do.
 
     python benchmarks/startup.py [what=python] [n=300] [out=benchmarks/results]
     python benchmarks/startup.py what=yolo [n=20]
 
-Each sample is a fresh interpreter that processes one site folder and reports how long that took: a folder with the
-start-up files, and one with a .pth file that does nothing, in turn (A B A B ...). With what=yolo it goes on to import
-Ultralytics and to build the stock yolov8n, as every `yolo` command does. The difference of a pair is what a start pays.
-Writes startup-<python>-<os>.csv or startup-yolo-<python>-<os>.csv and prints median, p10, p90 and n.
+Each sample is a fresh interpreter that processes one site folder and reports the time: a folder with the start-up
+files, and one with a .pth file that does nothing, in turn (A B A B ...). With what=yolo it then imports Ultralytics and
+builds the stock yolov8n, as every `yolo` command does. The difference of a pair is the cost of a start. Writes
+startup-<python>-<os>.csv or startup-yolo-<python>-<os>.csv and prints median, p10, p90 and n.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from yolo_attn.commands.parser import PATH, Argument, Command, whole
 
 STARTUP = Path(__file__).resolve().parent.parent / "patches" / "startup"
 CHILDREN = {
@@ -44,26 +46,24 @@ SAMPLES = {"python": 300, "yolo": 20}
 
 
 def sample(what: str, folder: Path) -> float:
-    """Seconds that one fresh interpreter spends on a site folder and what follows."""
-    # Installed packages are plain paths to the interpreter, so that no other start-up file than the folder's runs.
+    """Seconds that one fresh interpreter needs for a site folder and the code after it."""
+    # Installed packages are plain paths, so that only the start-up file of the folder runs.
     installed = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path[1:] if p)]
-    words = [sys.executable, "-S", "-c", CHILDREN[what], str(folder), *installed]
+    command = [sys.executable, "-S", "-c", CHILDREN[what], str(folder), *installed]
     environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split()[-1])
 
 
-def main() -> None:
+def run(what: str, n: int | None, out: Path) -> int:
     """Measure, print, write."""
-    given = dict(word.split("=", 1) for word in sys.argv[1:])
-    what = given.get("what", "python")
-    n, out = int(given.get("n", SAMPLES[what])), Path(given.get("out", Path(__file__).parent / "results"))
+    n = n or SAMPLES[what]
     with tempfile.TemporaryDirectory() as tmp:
         ours, empty = Path(tmp, "ours"), Path(tmp, "empty")
         for folder in (ours, empty):
             folder.mkdir()
-        for ending in ("py", "pth"):
-            shutil.copy(STARTUP / f"yolo_attn_boot.{ending}", ours)
+        for suffix in ("py", "pth"):
+            shutil.copy(STARTUP / f"yolo_attn_boot.{suffix}", ours)
         (empty / "nothing.pth").write_text("import sys\n")
         compileall.compile_dir(ours, quiet=1)  # as pip does at installation
         pairs = [(sample(what, ours), sample(what, empty)) for _ in range(n)]
@@ -78,13 +78,24 @@ def main() -> None:
         writer.writerows(
             [f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{d:.1f}"] for (a, b), d in zip(pairs, extra, strict=True)
         )
-    print(f"a start without us: median {statistics.median(b for _, b in pairs) * 1e3:.4g} ms")
+    print(f"start without the hook: median {statistics.median(b for _, b in pairs) * 1e3:.4g} ms")
     print(
-        f"added to a start: median {statistics.median(extra):.0f} us, "
+        f"added by the hook: median {statistics.median(extra):.0f} us, "
         f"p10 {deciles[0]:.0f}, p90 {deciles[-1]:.0f}, n {n}"
     )
     print(out / name)
+    return 0
 
+
+COMMAND = Command(
+    "benchmarks/startup.py",
+    "Measure the cost of the start-up files.",
+    run,
+    Argument("what", "the program that starts", default="python", choices=tuple(SAMPLES)),
+    Argument("n", "pairs of interpreters; by default 300, for yolo 20", whole(2)),
+    Argument("out", "folder for the CSV", PATH, default=Path(__file__).parent / "results"),
+    program="python",
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(COMMAND(sys.argv[1:]))

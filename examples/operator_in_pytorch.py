@@ -13,7 +13,7 @@ net = nn.Sequential(
     nn.Flatten(),
     nn.Linear(32, 10),
 )
-images, labels = torch.randn(8, 3, 60, 44), torch.arange(8)  # 15 x 11 cells: no multiple of the window is needed
+images, labels = torch.randn(8, 3, 60, 44), torch.arange(8)  # 15 x 11 positions: any size works
 optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
 for step in range(30):
     loss = nn.functional.cross_entropy(net(images), labels)

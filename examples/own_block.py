@@ -1,4 +1,4 @@
-"""Declare a block of your own and train it: squeeze-and-excitation behind the neck's C2f of YOLOv8.
+"""Declare and train a block of your own: squeeze-and-excitation after the C2f rows in the neck of YOLOv8.
 
 python own_block.py [epochs imgsz data]
 """
@@ -13,7 +13,7 @@ import yolo_attn
 
 @yolo_attn.register(paper="https://arxiv.org/abs/1709.01507", row="SE")
 class SqueezeExcite(nn.Module):
-    """Scales every channel by a factor between 0 and 1 that is made from the means of all channels."""
+    """Scales every channel by a factor between 0 and 1, computed from the means of all channels."""
 
     def __init__(self, c1: int, reduction: int = 16):
         super().__init__()

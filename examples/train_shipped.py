@@ -1,11 +1,11 @@
-"""Train a shipped model on the built-in dataset, look at its score, and export it.
+"""Train a shipped model on the built-in dataset, validate it, and export it.
 
 python train_shipped.py [epochs imgsz data]
 """
 
 import sys
 
-from ultralytics import YOLO  # nothing of yolo_attn needs importing
+from ultralytics import YOLO  # yolo_attn needs no import
 
 if __name__ == "__main__":
     epochs, imgsz, data = sys.argv[1:] or ("24", "160", "shapes.yaml")

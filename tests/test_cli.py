@@ -125,7 +125,8 @@ def test_the_list_has_every_operator_with_its_rows_and_cost(capsys: pytest.Captu
         assert f"C2f{registry.carrier(block.cls, 'row').name}" in line and block.paper in line
     sam = costs.read()["yolov8-sam.yaml"]
     (line,) = (line for line in text.splitlines() if line.startswith("ScaleAwareModulation "))
-    assert "yolov8-sam.yaml" in line and f"{sam.parameters / 1e6:.2f} M (+7.2%)" in line and f"{sam.gflops:.1f} (" in line
+    assert "yolov8-sam.yaml" in line and f"{sam.gflops:.1f} (" in line
+    assert f"{sam.parameters / 1e6:.2f} M (+7.2%)" in line
 
 
 def test_the_list_can_be_markdown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`yolo-attn doctor`: does plain Ultralytics, here and in a fresh interpreter, see the blocks?"""
+"""`yolo-attn doctor`: check that plain Ultralytics, here and in a fresh interpreter, knows the blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from .. import releases
 from .parser import Command
 
-#: What a fresh interpreter reports about itself, without importing this package by name first.
+#: Run by a fresh interpreter, which must load this package without importing it by name.
 PROBE = """
 import json, sys
 import ultralytics, ultralytics.nn.tasks, ultralytics.data.utils, ultralytics.engine.trainer
@@ -33,9 +33,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        level: "ok", "note" (worth knowing), "warn" (works, but mind it) or "FAIL" (not healthy).
-        text: What was found.
-        remedy: What to do about it.
+        level: "ok", "note" (information), "warn" (works, with a limitation) or "FAIL" (not healthy).
+        text: The finding.
+        remedy: What to do.
     """
 
     level: str
@@ -43,7 +43,7 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        """One line, and the remedy below it."""
+        """One line, with the remedy below."""
         return f"{self.level:>4}  {self.text}" + (f"\n      -> {self.remedy}" if self.remedy else "")
 
 
@@ -76,19 +76,19 @@ def _ultralytics() -> list[Finding]:
         import ultralytics.engine.trainer
         import ultralytics.nn.tasks
     except Exception as e:
-        remedy = "pip install -U ultralytics; a torchvision that does not match torch is a frequent cause"
+        remedy = "pip install -U ultralytics; a frequent cause is a torchvision that does not match torch"
         return [*found, Finding("FAIL", f"ultralytics does not import: {type(e).__name__}: {e}", remedy)]
     where = Path(ultralytics.__file__).resolve().parent
     found.append(Finding("ok", f"ultralytics {ultralytics.__version__} at {where}"))
     if where.parent == Path.cwd().resolve():
-        text = "this is a copy in the current folder, which hides the installed one"
+        text = "this copy in the current folder hides the installed one"
         found.append(Finding("warn", text, "run from another folder, or install the copy with pip install -e"))
     found += release_findings(ultralytics.__version__)
     return found
 
 
 def release_findings(version: str) -> list[Finding]:
-    """What is known to go wrong with an Ultralytics release."""
+    """Known problems of an Ultralytics release."""
     found = []
     if releases.number(version) < releases.number(releases.OLDEST):
         text = f"ultralytics {version} is older than {releases.OLDEST}, the oldest release the plugin supports"
@@ -111,7 +111,7 @@ def _here() -> list[Finding]:
 
 
 def _fresh() -> list[Finding]:
-    """Start Python as Ultralytics' child processes do, from an empty folder."""
+    """Start Python in an empty folder, as Ultralytics' child processes are started."""
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run([sys.executable, "-c", PROBE], cwd=empty, capture_output=True, text=True, timeout=300)
     if done.returncode:
@@ -123,7 +123,7 @@ def _fresh() -> list[Finding]:
             remedy = "unset YOLO_ATTN_AUTOLOAD"
         else:
             remedy = (
-                "pip install yolo_attn into this environment; on a path alone (PYTHONPATH, zip, -t) it cannot start"
+                "pip install yolo_attn into this environment; the hook does not run from PYTHONPATH, a zip or pip -t"
             )
         return [Finding("FAIL", "a fresh interpreter does not load the plugin", remedy)]
     found = [_patch_finding("in a fresh interpreter", *patch) for patch in report["patches"]]
@@ -148,7 +148,7 @@ def _torch() -> list[Finding]:
     devices = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
-    found = [Finding("ok", f"torch {torch.__version__}, {cuda}, {', '.join(devices) or 'no GPU in use'}")]
+    found = [Finding("ok", f"torch {torch.__version__}, {cuda}, {', '.join(devices) or 'no GPU found'}")]
     try:
         import torchvision
 
@@ -163,16 +163,16 @@ def _torch() -> list[Finding]:
 
 def _blocks() -> list[Finding]:
     from .. import registry
-    from ..yamls import shipped as assets
+    from ..yamls import shipped
 
     try:
         blocks = registry.list_blocks()
     except Exception as e:
         return [Finding("FAIL", f"the blocks do not import: {type(e).__name__}: {e}", "reinstall yolo_attn")]
-    yamls = assets.model_yamls()
+    yamls = shipped.model_yamls()
     if not yamls:
-        return [Finding("FAIL", f"no model YAML in {assets.folder()}", "reinstall yolo_attn")]
-    return [Finding("ok", f"{len(blocks)} blocks, {len(yamls)} model YAMLs in {assets.folder()}")]
+        return [Finding("FAIL", f"no model YAML in {shipped.folder()}", "reinstall yolo_attn")]
+    return [Finding("ok", f"{len(blocks)} blocks, {len(yamls)} model YAMLs in {shipped.folder()}")]
 
 
 COMMAND = Command("doctor", "Check that plain `yolo` sees the blocks; exit code 0 means healthy.", run)

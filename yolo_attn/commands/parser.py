@@ -188,12 +188,13 @@ class Command:
     """A command with declared arguments; calling it parses a command line, runs it and returns the exit code.
 
     Args:
-        name: As typed after `yolo-attn`, such as "bench blocks".
+        name: As typed after the program, such as "bench blocks".
         help: What it does.
         run: Called with the values by name.
         *arguments: The arguments, in the order of the help text.
         rest: Further arguments.
-        notes: A paragraph for the end of the help text, such as examples.
+        notes: Paragraphs for the end of the help text; those that begin with a space keep their lines.
+        program: The program of the command.
     """
 
     def __init__(
@@ -204,8 +205,9 @@ class Command:
         *arguments: Argument,
         rest: Rest | None = None,
         notes: str = "",
+        program: str = "yolo-attn",
     ) -> None:
-        self.name, self.help, self.run, self.rest, self.notes = name, help, run, rest, notes
+        self.name, self.help, self.run, self.rest, self.notes = f"{program} {name}", help, run, rest, notes
         self.arguments = {a.name: a for a in arguments}
 
     def __call__(self, arguments: Sequence[str]) -> int:
@@ -280,14 +282,14 @@ class Command:
         """Which arguments there are, or how to see them."""
         if not known:
             return " The command takes no arguments."
-        return f" It takes: {', '.join(known)}." if len(known) < 25 else f" `yolo-attn {self.name} help` lists them."
+        return f" It takes: {', '.join(known)}." if len(known) < 25 else f" `{self.name} help` lists them."
 
     def usage(self) -> str:
         """The help text."""
         required = [a for a in self.arguments.values() if a.required]
         shown = [a.shown.partition("=")[2] if a.positional else a.shown for a in required]
         more = ["[name=value ...]"] if len(required) < len(self.arguments) or self.rest else []
-        lines = [" ".join(["usage: yolo-attn", self.name, *shown, *more]), "", *textwrap.wrap(self.help, WIDTH)]
+        lines = [" ".join(["usage:", self.name, *shown, *more]), "", *textwrap.wrap(self.help, WIDTH)]
         width = max((len(a.shown) for a in self.arguments.values()), default=0)
         if self.arguments:
             lines.append("")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atomic import replacing
 from .cases import TRAIN
 
 
@@ -65,7 +66,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         axes[0].plot([], [], "o", color=f"C{i}", label=size)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(len(maps), 1))
     figure.suptitle(path.stem, fontsize=10)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)
     return path
 
 
