@@ -2,8 +2,9 @@
 
 Ultralytics looks a row's module up in its own globals and resolves channels in one long if/elif chain; neither can be
 extended from outside. Models without a registered row use the original. For the others a copy of the original is
-compiled once from its own source, with two changes: names are looked up in the registry as well, and a branch at the
-head of the chain resolves the registered classes. Everything else in the copy is Ultralytics' own, in every release.
+compiled once from its own source, with these changes: names are looked up in the registry as well, a branch at the head
+of the chain resolves the registered classes, and `yolo_attn.rows` learns which row is being built. Everything else in
+the copy is Ultralytics' own, in every release.
 """
 
 from __future__ import annotations
@@ -36,10 +37,18 @@ def _make(original: Function) -> Function:
         return _replacement(original, grafted)
     code = _Code(stock, grafted.__code__)
 
-    def build(*args: Any) -> Any:
+    def build(d: dict[str, Any], *args: Any) -> Any:
         """Another package's wrapper, with the copy in the place of the function that it calls."""
         with code.exchanged():
-            return original(*args)
+            try:
+                return original(d, *args)
+            except KeyError as e:
+                if rows.began():
+                    raise
+                reason = (
+                    f"{describe(original)} does not call Ultralytics' parse_model, and knows no blocks of yolo_attn"
+                )
+                raise PatchError(f"the model cannot be built: {reason}.") from e
 
     return _replacement(original, build)
 
@@ -51,29 +60,21 @@ def _replacement(original: Function, build: Function) -> Function:
         """Build a model from its YAML."""
         from ultralytics.nn import tasks
 
-        named = {row[2] for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)}
-        unknown = {n for n in named if n not in vars(tasks) and not n.startswith(("nn.", "torchvision.ops."))}
-        if not any(registry.get(name) for name in unknown):
+        names = rows.module_names(d)
+        unknown = {n for n in names if n not in vars(tasks) and not n.startswith(("nn.", "torchvision.ops."))}
+        if not any(registry.get(name) for name in unknown) and not registry.declared_outside(names):
             try:
                 return original(d, ch, verbose)
             except KeyError as e:
-                if e.args and e.args[0] in unknown:
-                    hint = registry.suggest(e.args[0], [b.name for b in registry.list_blocks()])
-                    if hint:
-                        raise KeyError(
-                            f"{e.args[0]!r} is no layer of Ultralytics and no registered block.{hint}"
-                        ) from e
+                if e.args and e.args[0] in unknown and (error := rows.unknown_layer(d, e.args[0])).has_suggestion:
+                    raise error from e
                 raise
-        rows.check_scale(d)
+        rows.check(d)
         rows.warn_about_release(d)
-        try:
-            return build(d, ch, verbose)
-        except registry.RegistryError:
-            raise
-        except ValueError as e:  # from a constructor, which knows its numbers but not its row
-            if not rows.building():
-                raise
-            raise registry.RegistryError(f"{rows.building()}: {e}") from e
+        with rows.building(d) as progress:
+            model, save = build(d, ch, verbose)
+            rows.run_once(model, progress)
+        return model, save
 
     return parse_model
 
@@ -84,8 +85,7 @@ def _refuse(d: dict[str, Any], *_: Any) -> Any:
     Raises:
         PatchError: Always.
     """
-    named = {row[2] for row in [*d["backbone"], *d["head"]] if isinstance(row[2], str)}
-    ours = sorted(name for name in named if registry.get(name))
+    ours = sorted(name for name in rows.module_names(d) if registry.get(name))
     raise PatchError(
         f"this model has blocks of yolo_attn ({', '.join(ours)}), which cannot be built because the patch "
         f"'{PATCH.name}' could not be applied: {PATCH.error}. Remedy: {PATCH.remedy}."
@@ -155,6 +155,8 @@ def graft(original: FunctionType) -> FunctionType:
     )
     branch.orelse = [chain]
     loop.body[loop.body.index(chain)] = branch
+    loop.body.insert(0, _statement(f"args = {ROWS}.enter(d, i, f, n, m, args, ch)", loop))
+    loop.orelse = [_statement(f"{ROWS}.leave()", loop), *loop.orelse]
     # A local name instead of a closure, so that the copy's code fits the original function as well.
     first_line = 1 if ast.get_docstring(function) else 0
     function.body.insert(first_line, _statement(f"from yolo_attn import rows as {ROWS}", function.body[first_line]))

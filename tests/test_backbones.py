@@ -305,11 +305,11 @@ def model_of(*rows: list, scale: str = "n") -> nn.Sequential:
     ("rows", "says"),
     [
         ([[-1, 1, "SMTMaps", [{"size": "xl"}]]], r"row 0 .*SMTMaps has no size='xl'.* Sizes: t, s, b, l"),
-        ([[-1, 1, "SKNetMaps", [{"size": 34}]]], "no size=34.*26, 50, 101"),
+        ([[-1, 1, "SKNetMaps", [{"size": 34}]]], "no size='34'.*26, 50, 101"),
         ([[-1, 1, "SMTMaps", [{"sise": "t"}]]], "no option 'sise'. Did you mean size"),
         ([[-1, 9, "SMTMaps", []]], "repeats need equal channels"),
         ([[-1, 1, "SMTMaps", []], [0, 1, "Level", [4]]], r"row 1 .*has no map 4: .* gives 4, counted from 0"),
-        ([[-1, 1, "Conv", [16, 3]], [0, 1, "Level", [1]]], "must name a backbone row"),
+        ([[-1, 1, "Conv", [16, 3]], [0, 1, "Level", [1]]], "reads the maps of a backbone row"),
     ],
     ids=["size", "number", "option", "repeats", "index", "one map"],
 )

@@ -120,7 +120,8 @@ def test_ultralytics_own_function_has_its_own_code_for_stock_models_and_between_
     tasks.parse_model(deepcopy(STOCK_MODEL), 3, verbose=False)
     tasks.parse_model(deepcopy(SAM_MODEL), 3, verbose=False)
     with pytest.raises(yolo_attn.RegistryError):
-        tasks.parse_model({**SAM_MODEL, "backbone": [[-1, 1, "SAM", [{"heads": 5}]]]}, 3, verbose=False)
+        bad = [-1, 1, "SAM", [{"heads": 5}]]
+        tasks.parse_model({**SAM_MODEL, "backbone": [SAM_MODEL["backbone"][0], bad, bad]}, 3, verbose=False)
     assert seen == [True, False, False] and original.__code__ is own
 
 

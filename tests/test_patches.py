@@ -17,7 +17,7 @@ from yolo_attn.patches import parse_model
 from yolo_attn.patches.patch import MARK, PatchError
 
 from yolo_attn import patches
-from yolo_attn import rows as rows_module
+from yolo_attn.rows import structure
 
 SAM_MODEL = {
     "nc": 3,
@@ -172,7 +172,7 @@ def test_a_missing_target_is_reported_not_raised(log, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("release", "warns"), [("8.4.0", 1), ("8.4.140", 1), ("8.4.141", 0), ("8.3.253", 0)])
 def test_releases_without_sppf_activation_are_named_once(release, warns, log, monkeypatch) -> None:
     monkeypatch.setattr("ultralytics.__version__", release)
-    monkeypatch.setattr(rows_module, "_warned", set())
+    monkeypatch.setattr(structure, "_warned", set())
     for _ in range(2):
         tasks.parse_model(deepcopy({**SAM_MODEL, "scale": "n"}), 3, verbose=False)
     assert sum("SPPF" in r.getMessage() for r in log.records) == warns

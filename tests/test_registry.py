@@ -58,8 +58,8 @@ def test_signature_says_how_channels_resolve() -> None:
         ("self", "must be `c1`"),
         ("self, c1, k=3, c2=4", "`c2` must follow"),
         ("self, c1, n=1", "`n` must follow"),
-        ("self, c1, *, k=3", "cannot be reached"),
-        ("self, c1, **options", "cannot be reached"),
+        ("self, c1, *, k=3", "a YAML row cannot set"),
+        ("self, c1, **options", "a YAML row cannot set"),
         ("self, c1, k", "needs a default"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_name_of_ultralytics_is_refused() -> None:
 
 
 def test_a_name_that_yaml_cannot_hold_is_refused() -> None:
-    with pytest.raises(RegistryError, match="identifier"):
+    with pytest.raises(RegistryError, match="not a Python identifier"):
         declare("my-block")
 
 

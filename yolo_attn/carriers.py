@@ -33,6 +33,9 @@ class Residual(Fusible):
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
+
+    Raises:
+        ValueError: An option changes the size.
     """
 
     operator_class: ClassVar[type[nn.Module]]
@@ -40,6 +43,11 @@ class Residual(Fusible):
     def __init__(self, c1: int, *args: Any, **kwargs: Any) -> None:
         super().__init__()
         bound = inspect.signature(type(self)).bind(c1, *args, **kwargs)
+        if (stride := bound.arguments.get("stride", 1)) != 1:
+            raise ValueError(
+                f"{stride=} must be 1: a residual row adds the operator's output to its input, so it cannot change the "
+                f"size. To reduce the size, use {self.operator_class.__name__} itself as a row."
+            )
         self.operator = self.operator_class(**bound.arguments)
         # YOLO's BatchNorm settings: this layer belongs to the carrier, not to the paper.
         gate = BatchNorm2d(c1, eps=1e-3, momentum=0.03)
@@ -48,7 +56,8 @@ class Residual(Fusible):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Add the gated operator's output to its input."""
-        return x + self.bn(self.operator(x))
+        y: torch.Tensor = x + self.bn(self.operator(x))
+        return y
 
     def fuse(self) -> None:
         """Fold the gate into the operator's last convolutions, or into a per-channel affine if it ends in none."""
@@ -90,7 +99,8 @@ class CSPForm(nn.Module):
         parts = list(self.cv1(x).chunk(2, 1))
         for bottleneck, attn in zip(self.m, self.attn, strict=True):
             parts.append(attn(bottleneck(parts[-1])))
-        return self.cv2(torch.cat(parts, 1))
+        y: torch.Tensor = self.cv2(torch.cat(parts, 1))
+        return y
 
 
 def _signature_of_options(operator: type[nn.Module]) -> inspect.Signature:

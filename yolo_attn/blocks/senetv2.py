@@ -26,7 +26,7 @@ from ..registry import register
     code="https://github.com/mahendran-narayanan/SENetV2-Aggregated-dense-layer-for-channelwise-and-global-representations",
     watch={"sigmoid": "weight of each channel (B, C, 1, 1)"},
     row="SaE",
-    word="senetv2",
+    alias="senetv2",
 )
 class SqueezeAggregatedExcitation(nn.Module):
     """Attends over channels by their mean over the map, through several parallel bottlenecks.

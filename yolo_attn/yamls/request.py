@@ -59,12 +59,12 @@ def find_block(name: str) -> tuple[Block, str]:
     blocks = registry.list_blocks()
     named = next((b for b in blocks if b.name == name), None)
     for short in (False, True):  # a block's full name wins over another block's short name
-        candidates = ((b, b.words if short else b.words[:1]) for b in blocks)
+        candidates = ((b, b.names if short else b.names[:1]) for b in blocks)
         named = named or next((b for b, names in candidates if name.lower() in map(str.lower, names)), None)
     if named is None:
         if "," in name:
             raise ModelError(f"block={name}: one block is expected here; insert the next one into the result.")
-        near = suggest(name, [n for b in blocks for n in b.words])
+        near = suggest(name, [n for b in blocks for n in b.names])
         raise ModelError(f"block={name}: no such block.{near} `yolo-attn list` shows all of them.")
     operator = registry.of(named.operator) if named.operator else named
     assert operator is not None
