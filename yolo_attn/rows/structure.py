@@ -58,10 +58,12 @@ def module_names(d: Any) -> set[str]:
     """Names of the modules in a model's rows; of a malformed part every string in it."""
     names: set[str] = set()
     for part in ("backbone", "head"):
-        rows = d.get(part) if isinstance(d, Mapping) else None
+        rows: Any = d.get(part) if isinstance(d, Mapping) else None
         for row in rows if isinstance(rows, (list, tuple)) else [rows]:
-            well_formed = isinstance(row, (list, tuple)) and len(row) > 2 and isinstance(row[2], str)
-            names |= {row[2]} if well_formed else set(_strings(row))
+            if isinstance(row, (list, tuple)) and len(row) > 2 and isinstance(row[2], str):
+                names.add(row[2])
+            else:
+                names.update(_strings(row))
     return names
 
 
