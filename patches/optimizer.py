@@ -1,8 +1,8 @@
 """Patch: the optimizer's parameter groups.
 
-Every trainer of Ultralytics builds its optimizer in BaseTrainer.build_optimizer. For models with gated blocks that
-start new among pretrained layers, those blocks get a learning rate of their own afterwards (`yolo_attn.training`); all
-other models keep the optimizer as it was built.
+Every trainer of Ultralytics builds its optimizer in BaseTrainer.build_optimizer. Blocks that start new among pretrained
+layers get groups with a learning rate of their own (`yolo_attn.training.block_lr`); all other models keep the optimizer
+as it was built.
 """
 
 from __future__ import annotations

@@ -44,6 +44,35 @@ with torch.no_grad():
 print("lossless")
 """
 
+LEARNS = """
+import os, sys
+from ultralytics import YOLO
+import yolo_attn
+model, rates = YOLO("yolov8n-sam.yaml"), []
+yolo_attn.transfer(model, "stock.pt")
+
+def note(trainer):
+    names = {id(p): k for k, p in trainer.model.named_parameters()}
+    lr = {names[id(p)]: g["lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+    rates.append(lr["model.5.bn.weight"] / lr["model.4.cv1.bn.weight"])
+
+def stop(trainer):
+    raise KeyboardInterrupt
+
+model.add_callback("on_train_epoch_end", note)
+model.add_callback("on_model_save", stop)
+try:
+    model.train(data=sys.argv[1], imgsz=64, epochs=2, batch=4, nbs=4, workers=0, plots=False, project=os.getcwd(),
+                name="i")
+except KeyboardInterrupt:
+    resumed = YOLO("i/weights/last.pt")
+    resumed.add_callback("on_train_epoch_end", note)
+    resumed.train(resume=True)
+assert len(rates) == 2 and all(abs(r - 10) < 1e-6 for r in rates), rates
+assert len(open("i/gates.csv").read().splitlines()) == 3
+print("learns")
+"""
+
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda r: r or "newest")
 def test_release(release: str, tmp_path: Path) -> None:
@@ -70,3 +99,4 @@ def test_release(release: str, tmp_path: Path) -> None:
     export = TORCHSCRIPT if release == "8.3.200" else EXPORT
     assert "exported" in run(python, "-c", export, best, cwd=work)
     assert "lossless" in run(python, "-c", PRETRAINED, cwd=work)
+    assert "learns" in run(python, "-c", LEARNS, data, cwd=work)

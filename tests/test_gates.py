@@ -15,7 +15,7 @@ from ultralytics import YOLO
 
 import yolo_attn
 from yolo_attn import carriers, commands
-from yolo_attn.inside.gates import CLOSED, Gate, Gates, Meter, share
+from yolo_attn.inside.gates import CLOSED, Gate, Gates, Meter, share, verdict
 from yolo_attn.inside.inputs import images
 
 ROWS = {5: 0.01, 8: 0.02, 11: 0.04, 19: 0.08, 23: 0.16, 27: 0.32}  # rows of yolov8n-sk.yaml -> share to be set
@@ -89,6 +89,7 @@ def test_a_new_model_is_closed_and_its_shares_are_exactly_zero(folder: Path) -> 
 def test_a_model_is_closed_where_its_mean_share_is_below_five_percent(shares, closed: bool) -> None:
     rows = tuple(Gate(i, "SK", f"model.{i}", x, 0.1) for i, x in enumerate(shares))
     assert CLOSED == 0.05 and Gates(rows, {}, 4).closed is closed
+    assert verdict(shares).startswith("closed: this compares stock with stock" if closed else "open")
 
 
 def test_a_fused_model_has_the_same_shares_and_no_gains(hand_set: YOLO, folder: Path) -> None:

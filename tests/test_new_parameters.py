@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pytest
 from ultralytics.nn.tasks import DetectionModel
 
 import yolo_attn
@@ -67,3 +68,14 @@ def test_a_trained_model_is_not_new_and_keeps_its_choice_for_a_resumed_run() -> 
     rebuilt.load(model, verbose=False)
     assert new_parameters.recorded(rebuilt) == ()
     assert new_parameters.choice(rebuilt) == {"block_lr": 10.0, "names": list(names)}
+
+
+@pytest.mark.parametrize(("name", "rows"), [("aff", {11, 14, 17, 20}), ("dtm", {3, 5, 7, 16, 19})])
+def test_blocks_that_replace_a_row_are_new(name: str, rows: set[int]) -> None:
+    model = DetectionModel(f"yolov8n-{name}.yaml", verbose=False)
+    model.load(DetectionModel("yolov8n.yaml", verbose=False), verbose=False)
+    assert {int(k.split(".")[1]) for k in new_parameters.recorded(model)} == rows
+
+
+def test_a_whole_backbone_is_no_block_inside_a_model() -> None:
+    assert new_parameters.block_parameters(DetectionModel("yolov8n-cloformer.yaml", verbose=False)) == ()

@@ -99,13 +99,12 @@ def train(cell: Cell, data: str, weights: str, folder: str, arguments: dict[str,
         data=data, epochs=cell.epochs, seed=cell.seed, project=folder, name=cell.name, exist_ok=True, **arguments
     )
     trainer: Any = model.trainer
-    shares = gate_log.read(trainer.save_dir)
     return {
         **asdict(cell),
         "mAP50-95": float(metrics.box.map),
         "mAP50": float(metrics.box.map50),
         "steps": len(trainer.train_loader) * cell.epochs // max(trainer.accumulate, 1),
-        "shares": [v for k, v in shares[-1].items() if k != "epoch"] if shares else [],
+        "shares": list(gate_log.last_shares(trainer.save_dir).values()),
         "seconds": round(time.time() - start),
     }
 

@@ -84,7 +84,7 @@ class Gates:
     @property
     def closed(self) -> bool:
         """Whether the rows contribute less than `CLOSED` on average; False for models without a gate."""
-        return self.mean < CLOSED
+        return is_closed(self.shares)
 
     @property
     def sentence(self) -> str:
@@ -94,9 +94,7 @@ class Gates:
     @property
     def verdict(self) -> str:
         """What a comparison of this model with the stock model is worth."""
-        if not self.shares:
-            return "no gate" if self.ungated else "no blocks"
-        return "closed: this compares stock with stock" if self.closed else "open"
+        return verdict(self.shares) if self.shares or self.ungated else "no blocks"
 
     def __str__(self) -> str:
         """One line per block."""
@@ -109,6 +107,22 @@ class Gates:
             lines.append(f"{', '.join(k for k, v in self.ungated.items() if v == why)}: not applicable: {why}")
         lines.append(f"{self.sentence} ({self.images} images): {self.verdict}" if self.rows else self.verdict)
         return "\n".join(lines)
+
+
+def is_closed(shares: Sequence[float]) -> bool:
+    """Whether blocks with these shares contribute less than `CLOSED` on average."""
+    return bool(shares) and sum(shares) / len(shares) < CLOSED
+
+
+def verdict(shares: Sequence[float]) -> str:
+    """What a comparison of a trained model with the stock model is worth.
+
+    Args:
+        shares: Those of its gated blocks, such as the last row of a training's gates.csv.
+    """
+    if not shares:
+        return "no gate"
+    return "closed: this compares stock with stock" if is_closed(shares) else "open"
 
 
 def contribution(shares: Sequence[float]) -> str:

@@ -1,14 +1,16 @@
 """`block_lr`: the factor on the learning rate of new blocks.
 
 A residual row starts as the identity: the gain of its last BatchNorm is zero. In a fine-tuning at the learning rate of
-the pretrained layers that gain hardly moves, and the model stays what it was without the block
-(docs/fine-tuning.md). So block parameters that start new get parameter groups of their own:
+the pretrained layers that gain hardly moves, and the model stays what it was without the block. Blocks that replace a
+row start with random weights in the path of the signal, and fall behind the layers around them. Block parameters that
+start new among pretrained layers therefore get parameter groups of their own (measurements: docs/fine-tuning.md):
 
     lr of a new group = block_lr x lr of the group that Ultralytics put the parameter into
 
 Everything else of the group (momentum, weight decay, its part in the warm-up) is copied, and the schedule multiplies
 each group's initial rate, so the factor holds from the first step to the last. The groups are appended: Ultralytics'
-own keep their indices.
+own keep their indices. (Releases up to 8.3.253 recognise the bias group by its index 0. There the biases of new blocks
+warm up from zero, like all other parameters, instead of from `warmup_bias_lr`.)
 
 The factor is the first of these that is given:
 
@@ -33,6 +35,7 @@ DEFAULT = 10.0
 VARIABLE = "YOLO_ATTN_BLOCK_LR"
 KEY = "block_lr"
 _CHOICE = "yolo_attn_block_lr"  # attribute of a trainer
+Choice = tuple[float, tuple[str, ...]]  # factor, names of the parameters that it applies to
 
 
 def block_lr(factor: float | None = None) -> None:
@@ -103,8 +106,8 @@ def split_groups(optimizer: optim.Optimizer, parameters: Iterable[nn.Parameter],
 def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
     """Give the new block parameters of a model that is about to be trained their learning rate.
 
-    Models without gated blocks, a factor of 1 and trainings from scratch leave the optimizer untouched. A resumed
-    training repeats the choice that its checkpoint records.
+    Stock models, a factor of 1 and trainings from scratch leave the optimizer untouched. A resumed training repeats
+    the choice that its checkpoint records.
 
     Args:
         trainer: Ultralytics' trainer.
@@ -117,15 +120,20 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
     from ultralytics.utils import LOGGER
     from ultralytics.utils.torch_utils import unwrap_model
 
-    net = unwrap_model(model)
-    net = getattr(net, "student_model", net)  # distillation: the teacher's blocks are not trained
+    def trained(wrapped: Any) -> Any:
+        net = unwrap_model(wrapped)
+        return getattr(net, "student_model", net)  # distillation: the teacher's blocks are not trained
+
+    net = trained(model)
     if not new_parameters.block_parameters(net):
         return
     # Some releases build the optimizer again when a batch does not fit into memory; the choice stays.
     choice = trainer.__dict__.get(_CHOICE)
     if choice is None:
-        choice = trainer.__dict__[_CHOICE] = _choose(net, bool(trainer.resume))
+        choice = trainer.__dict__[_CHOICE] = _resumed(trainer, net) if trainer.resume else _choose(net)
         new_parameters.record_choice(net, *choice)
+        if ema := getattr(trainer, "ema", None):  # up to 8.3.253 the model is copied first; checkpoints hold the copy
+            new_parameters.record_choice(trained(ema.ema), *choice)
     factor, names = choice
     if factor == 1 or not names:
         return
@@ -137,15 +145,29 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
     )
 
 
-def chosen(trainer: Any) -> tuple[float, tuple[str, ...]]:
+def chosen(trainer: Any) -> Choice:
     """Factor and parameter names that `apply` chose for a trainer; (1, ()) before that."""
     return trainer.__dict__.get(_CHOICE, (1.0, ()))
 
 
-def _choose(net: nn.Module, resumed: bool) -> tuple[float, tuple[str, ...]]:
-    """Factor, and the parameters that it applies to."""
-    if resumed:
-        earlier = new_parameters.choice(net) or {"block_lr": 1.0, "names": ()}
-        return float(earlier["block_lr"]), tuple(earlier["names"])
+def _choose(net: nn.Module) -> Choice:
+    """Factor and parameters of a new training."""
+    from ultralytics.utils import LOGGER
+
     factor, names = factor_of(net), new_parameters.recorded(net) or ()
-    return (factor, names) if names else (1.0, ())
+    if names:
+        return factor, names
+    if os.environ.get(VARIABLE, "").strip():
+        LOGGER.info(f"yolo_attn: block_lr={factor:g} does not apply: no block here is new among pretrained layers")
+    return 1.0, ()
+
+
+def _resumed(trainer: Any, net: nn.Module) -> Choice:
+    """Factor and parameters of the training that is resumed; the state of its optimizer fits no other groups."""
+    earlier = new_parameters.choice(net)
+    if earlier is None:  # up to 8.4.60 a resumed run fills the model from `pretrained=` again
+        from ultralytics.nn.tasks import torch_safe_load
+
+        checkpoint, _ = torch_safe_load(str(trainer.args.model))
+        earlier = new_parameters.choice(checkpoint.get("ema") or checkpoint["model"])
+    return (float(earlier["block_lr"]), tuple(earlier["names"])) if earlier else (1.0, ())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
-from ..inside.gates import CLOSED, Gates, Meter, contribution, gated
+from ..inside.gates import CLOSED, Gates, Meter, contribution, gated, is_closed
 from . import block_lr
 
 FILE = "gates.csv"
@@ -55,6 +55,12 @@ def read(folder: str | Path) -> list[dict[str, float]]:
         return []
     with open(path, newline="", encoding="utf-8") as f:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+
+def last_shares(folder: str | Path) -> dict[str, float]:
+    """Label of a block -> its share after the last validated epoch of a training; empty where none was logged."""
+    last = next(reversed(read(folder)), {})
+    return {k: v for k, v in last.items() if k != "epoch" and math.isfinite(v)}
 
 
 class GateLog:
@@ -120,20 +126,20 @@ def _finish(trainer: Any) -> None:
     if log is not None:
         if trainer.args.plots:
             _quietly(log.draw)
-        _quietly(_conclude, trainer, log.rows[-1])
+        _quietly(_conclude, trainer, log.rows[-1]["epoch"])
 
 
-def _conclude(trainer: Any, last: dict[str, float]) -> None:
+def _conclude(trainer: Any, epochs: float) -> None:
     from ultralytics.utils import LOGGER
 
-    shares = [v for k, v in last.items() if k != "epoch" and math.isfinite(v)]
+    shares = list(last_shares(trainer.save_dir).values())
     if not shares:
         return
-    line = f"yolo_attn: {contribution(shares)} after {last['epoch']:g} epochs ({FILE})"
-    if sum(shares) / len(shares) >= CLOSED:
+    line = f"yolo_attn: {contribution(shares)} after {epochs:g} epoch{'s' * (epochs != 1)} ({FILE})"
+    if not is_closed(shares):
         LOGGER.info(line)
         return
-    steps = math.ceil(last["epoch"] * len(trainer.train_loader) / max(trainer.accumulate, 1))
+    steps = math.ceil(epochs * len(trainer.train_loader) / max(trainer.accumulate, 1))
     factor, names = block_lr.chosen(trainer)
     LOGGER.warning(
         f"{line}. The blocks stayed closed: this model computes nearly what it would without them. "

@@ -18,19 +18,24 @@ from typing import Any
 
 from torch import nn
 
-from ..carriers import Residual
+from .. import registry
+from ..carriers import CSPForm
 
 _NEW = "yolo_attn_new"
 _TRAINED = "yolo_attn_trained"
 
 
 def block_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters of gated blocks: residual rows, and those inside C2f and C3k2 forms."""
+    """Names of the parameters of the blocks inside a model.
+
+    In C2f and C3k2 forms these are the residual rows; the rest of a form is Ultralytics' own and keeps its weights. A
+    block in row 0 reads the image. It is a whole backbone, before which nothing can be pretrained, and does not count.
+    """
     found: dict[str, None] = {}
     for path, module in model.named_modules():
-        if isinstance(module, Residual):
+        if registry.is_ours(module) and not isinstance(module, CSPForm):
             found.update((f"{path}.{name}" if path else name, None) for name, _ in module.named_parameters())
-    return tuple(found)
+    return tuple(name for name in found if not name.startswith("model.0."))
 
 
 def recorded(model: nn.Module) -> tuple[str, ...] | None:
