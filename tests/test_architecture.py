@@ -13,7 +13,7 @@ from module_graph import PACKAGE, circles, part
 LAYERS = (
     ("__main__",),
     ("commands",),
-    ("detect", "inside", "patches"),
+    ("detect", "inside", "patches", "training"),
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),
     ("rows", "registry", "carriers", "layers", "kernels"),

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 for success, 1 for a negative finding, 2 for wrong usage or a file that cannot be read or written,
         130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here, once it is imported
     if arguments[:1] in (["version"], ["--version"], ["-V"]):
         from .. import __version__
 
@@ -92,7 +92,7 @@ def split(arguments: Sequence[str]) -> tuple[str, list[str]]:
             return command, []
         wanted = f"{command} {name}".strip()
         if wanted in COMMANDS:
-            return wanted, list(arguments[i + 1 :])
+            return wanted, [*arguments[i + 1 :]]
         known = [c.removeprefix(command).split()[0] for c in COMMANDS if c.startswith(command)]
         if name not in known:
             raise UsageError(f"no command {name!r}.{suggest(name, known)}\n{usage(command)}")

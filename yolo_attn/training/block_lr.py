@@ -21,19 +21,17 @@ The factor is the first of these that is given:
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn, optim
 
-from ..errors import UsageError
 from ..weights import new_parameters
+from ..yamls.learning_rate import KEY, checked
 
 DEFAULT = 10.0
 VARIABLE = "YOLO_ATTN_BLOCK_LR"
-KEY = "block_lr"
 _CHOICE = "yolo_attn_block_lr"  # attribute of a trainer
 Choice = tuple[float, tuple[str, ...]]  # factor, names of the parameters that it applies to
 
@@ -51,7 +49,7 @@ def block_lr(factor: float | None = None) -> None:
     if factor is None:
         os.environ.pop(VARIABLE, None)
     else:
-        os.environ[VARIABLE] = f"{checked(factor, 'block_lr'):g}"
+        os.environ[VARIABLE] = f"{checked(factor, KEY):g}"
 
 
 def factor_of(model: nn.Module) -> float:
@@ -66,24 +64,6 @@ def factor_of(model: nn.Module) -> float:
     if isinstance(yaml, dict) and yaml.get(KEY) is not None:
         return checked(yaml[KEY], f"{KEY} in {yaml.get('yaml_file') or 'the model YAML'}")
     return DEFAULT
-
-
-def checked(value: Any, where: str) -> float:
-    """A factor as a number.
-
-    Raises:
-        UsageError: It is not a positive finite number; the message names `where` it stands.
-    """
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise UsageError(
-            f"{where}={value!r} is not a positive number. It multiplies the learning rate of new blocks; "
-            "1 trains them like all other layers."
-        )
-    return number
 
 
 def split_groups(optimizer: optim.Optimizer, parameters: Iterable[nn.Parameter], factor: float) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
-from .base import BLOCK_LR, Base, ModelError, find, with_block_lr, with_task
+from .base import Base, ModelError, find, with_task
 from .edits import Edit, apply
+from .learning_rate import KEY, with_block_lr
 from .maps import Map, check_builds, measure
 from .names import check_name
 from .placement import edits
@@ -116,7 +117,7 @@ def build_yaml(
         d, row_map, new_rows, maps = _built(start, changes, what)
     notes = {new: change.note for new, change in zip(new_rows, changes, strict=True)}
     piped = isinstance(base, Generated)
-    own = {} if block_lr is None else {BLOCK_LR: start.d[BLOCK_LR]}
+    own = {} if block_lr is None else {KEY: start.d[KEY]}
     command = command_of(given, block, place, task, carrier, {**own, **wanted.options}, piped)
     text = render(d, command, "" if piped else start.name, maps, row_map, notes)
     return Generated(d, text, row_map, new_rows, command, start.name)

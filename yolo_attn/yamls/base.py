@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,6 @@ class Base:
 
 
 COMMAND = "yolo-attn yaml "
-BLOCK_LR = "block_lr"
 PIPE = " | "
 
 
@@ -199,23 +198,6 @@ def with_task(base: Base, task: str | None) -> Base:
     if name not in SWAPPABLE:
         raise ModelError(f"task={name}: Ultralytics has no {name} form of {base.title}.")
     return Base(base.name, _swap_head(base, name, tokens[0] + suffix), base.command, stock=False)
-
-
-def with_block_lr(base: Base, factor: float | None) -> Base:
-    """The base model with a factor on the learning rate of new blocks as a top-level key; unchanged for None.
-
-    Raises:
-        ModelError: The factor is not a positive number.
-    """
-    if factor is None:
-        return base
-    from ..training.block_lr import checked
-
-    try:
-        number = checked(factor, BLOCK_LR)
-    except UsageError as e:
-        raise ModelError(str(e)) from e
-    return replace(base, d={**base.d, BLOCK_LR: int(number) if number.is_integer() else number})
 
 
 def _swap_head(base: Base, task: str, sibling: str) -> dict[str, Any]:
