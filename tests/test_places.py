@@ -1,4 +1,4 @@
-"""What `bench places` says of its results: the ranking, its words, its tables; on a fabricated folder."""
+"""What `bench places` reports of its results: the ranking, its sentences, its tables; on a fabricated folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from scipy import stats
 from yolo_attn.detect import tables
 from yolo_attn.detect.plan import PLACES, STOCK
 from yolo_attn.detect.ranking import ranking
-from yolo_attn.detect.report import write_report
+from yolo_attn.detect.report import page, text, write_report
 from yolo_attn.detect.results import gather
-from yolo_attn.detect.statistics import BETTER, NONE, SAME, WORSE, holm, p_value
+from yolo_attn.detect.statistics import BETTER, NONE, PRELIMINARY, SAME, WORSE, holm, p_value
 from yolo_attn.detect.store import Store
 
 STOCK_SCORES, STOCK_MS = (0.40, 0.42, 0.41, 0.43, 0.40), 20.0
-#: Word -> differences to stock, seed by seed; milliseconds over stock, None where they were not measured.
+#: Place -> differences to stock, seed by seed; milliseconds over stock, None where they were not measured.
 FOUND: dict[str, tuple[tuple[float, ...], float | None]] = {
     "hilo@backbone.P4@row": ((0.02, -0.012, 0.004, 0.013, -0.005), 0.05),
     "hilo@backbone.P5@row": ((-0.02, -0.021, -0.019, -0.022, -0.018), 0.5),
@@ -40,8 +40,8 @@ ORDER = (
 )
 
 
-def name(word: str) -> str:
-    return f"yolov8n-{word}"
+def name(place: str) -> str:
+    return f"yolov8n-{place}"
 
 
 def folder(
@@ -85,13 +85,14 @@ def test_gains_with_a_price_come_first_and_losses_last(results: dict[str, Any]) 
 
 
 def test_a_place_has_its_effect_per_millisecond_or_says_why_not(results: dict[str, Any]) -> None:
-    cheap, dear = place(results, "hilo@neck.P5@row"), place(results, "hilo@neck.P5@csp")
+    cheap, costly = place(results, "hilo@neck.P5@row"), place(results, "hilo@neck.P5@csp")
     assert (cheap["effect"], cheap["milliseconds"], cheap["per_ms"]) == pytest.approx((0.011, 1.0, 0.011))
-    assert (dear["effect"], dear["milliseconds"], dear["per_ms"]) == pytest.approx((0.021, 3.0, 0.007))
-    low, high = dear["effect_interval"]
-    assert dear["interval"] == pytest.approx([low / 3, high / 3])
-    assert "cannot be told" in place(results, "hilo@backbone.P4@row")["why"]
-    assert "is faster" in place(results, "hilo@neck.P4@csp")["why"]
+    assert (costly["effect"], costly["milliseconds"], costly["per_ms"]) == pytest.approx((0.021, 3.0, 0.007))
+    low, high = stats.ttest_1samp(FOUND["hilo@neck.P5@csp"][0], 0).confidence_interval(0.95)
+    assert (costly["effect_low"], costly["effect_high"]) == pytest.approx((low, high))
+    assert (costly["per_ms_low"], costly["per_ms_high"]) == pytest.approx((low / 3, high / 3))
+    assert "not distinguishable" in place(results, "hilo@backbone.P4@row")["why"]
+    assert "faster" in place(results, "hilo@neck.P4@csp")["why"]
     assert "not measured" in place(results, "hilo@P4@csp")["why"]
     assert [p["per_ms"] is None for p in results["places"]] == [bool(p["why"]) for p in results["places"]]
     broken = place(results, BROKEN)
@@ -108,14 +109,20 @@ def test_a_place_without_a_result_says_so(tmp_path: Path) -> None:
 
 def test_a_loss_is_no_better_for_costing_more_time() -> None:
     def row(name: str, effect: float, ms: float) -> dict[str, Any]:
-        versus = {"n": 2, "mean": effect, "deviation": 0.01, "t": [effect - 0.1, effect + 0.1], "verdict": SAME}
+        versus = {"n": 5, "mean": effect, "deviation": 0.01, "t": [effect - 0.1, effect + 0.1], "verdict": SAME}
         cost = {"latency_ms": ms, "latency_p10": ms, "latency_p90": ms}
         stock = name == "stock"
         role = STOCK if stock else "candidate"
-        return {"data": "d", "model": name, "role": role, "vs_stock": None if stock else versus, "cost": cost}
+        metrics = {"mAP50": {"mean": 0.5}}
+        found = {"data": "d", "model": name, "role": role, "cost": cost, "metrics": metrics}
+        return found | {"vs_stock": None if stock else versus}
 
     rows = [row("stock", 0, 10), row("slow loss", -0.02, 90), row("loss", -0.01, 11), row("gain", 0.001, 60)]
-    assert [p["model"] for p in ranking({"datasets": [{"name": "d"}], "rows": rows})] == ["gain", "loss", "slow loss"]
+    assert [p["model"] for p in ranking({"metric": "mAP50", "datasets": [{"name": "d"}], "rows": rows})] == [
+        "gain",
+        "loss",
+        "slow loss",
+    ]
 
 
 def test_verdicts_are_corrected_for_their_number(results: dict[str, Any]) -> None:
@@ -135,69 +142,77 @@ def test_p_values_and_holms_correction() -> None:
     assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9]) and holm([]) == []
 
 
-# -------------------------------------------------------------------------------------------------------------- words
+# ---------------------------------------------------------------------------------------------------------- sentences
 
 
-def test_the_summary_of_places(results: dict[str, Any]) -> None:
+def test_the_summary_names_the_first_place_and_what_differs_from_stock(results: dict[str, Any]) -> None:
     text = "\n".join(results["summary"])
+    assert results["summary"][0] == (
+        "Shown to be better than the stock model after correction for the number of places, by mAP50-95: "
+        f"{name('hilo@neck.P5@row')} (+0.011 on bccd)."
+    )
     assert "Against the stock model: 2 better, 1 worse, 4 not distinguishable, of 7 comparisons." in text
     assert "at equal cost" not in text, "no control was run"
-    first = next(s for s in results["summary"] if s.startswith("First of 7 places"))
-    assert f"{name('hilo@neck.P5@row')}, +0.0110 per ms (95 % interval +0.0090 to +0.0130)" in first
-    assert "1.00 ms more, and +0.011 (95 % interval +0.009 to +0.013), better." in first
-    assert "flattered by chance" in first
-    assert f"Better than stock: {name('hilo@neck.P5@row')} and {name('hilo@neck.P5@csp')}." in text
-    assert f"Worse than stock: {name('hilo@backbone.P5@row')}." in text
-    assert "4 of 7 places cannot be told from the stock model: differences of -0.007 to +0.004." in text
-    assert "2 places with a gain cost no time that could be measured" in text
+    first = next(s for s in results["summary"] if "first of 7 places" in s)
+    assert f"{name('hilo@neck.P5@row')}, +0.011 (95% interval +0.009 to +0.013), better, for 1.00 ms more" in first
+    assert "+0.0110 per ms (95% interval +0.0090 to +0.0130)" in first and "likely overestimated" in first
+    assert f"better than stock: {name('hilo@neck.P5@row')} and {name('hilo@neck.P5@csp')}." in text
+    assert f"worse than stock: {name('hilo@backbone.P5@row')}." in text
+    assert "not distinguishable from stock: 4 of 7 places, with differences of -0.007 to +0.004;" in text
+    assert (
+        f"2 places with a gain at no measurable latency; the largest is {name('hilo@backbone.P4@row')}, +0.004" in text
+    )
     assert "7 comparisons with stock gave 3 verdicts of better or worse." in text
-    assert "chance alone would give about 0.35 (5 % of them, half of them better)" in text
+    assert "chance alone would give about 0.35 (5% of them, half of them better)" in text
     remain = next(s for s in results["summary"] if "Holm" in s)
     assert "neck.P5@row (better)" in remain and "backbone.P5@row (worse) remain." in remain and "csp" not in remain
     assert "not with one another" in text
 
 
-def test_where_nothing_can_be_told_nothing_is_claimed(tmp_path: Path) -> None:
-    noise = {
-        word: v for word, v in FOUND.items() if word in ("hilo@backbone.P4@row", "hilo@P5@row", "hilo@neck.P4@csp")
-    }
+def test_without_a_verdict_the_first_place_may_be_first_by_chance(tmp_path: Path) -> None:
+    noise = {place: v for place, v in FOUND.items() if place in ("hilo@P5@row", "hilo@backbone.P4@row")}
     noise["hilo@neck.P5@row"] = ((0.02, -0.012, 0.004, 0.013, -0.004), 2.0)
     text = "\n".join(gather(folder(tmp_path, found=noise))["summary"])
-    assert "First of 4 places by gain per millisecond: yolov8n-hilo@neck.P5@row, +0.0021 per ms" in text
+    assert "first of 3 places: yolov8n-hilo@neck.P5@row, +0.004" in text and "which is +0.0021 per ms" in text
     assert "It may be first by chance alone." in text
-    assert "None of the places can be told from the stock model" in text
-    assert "Better than stock" not in text
+    assert "No candidate was shown to be better" in text and ": better than stock" not in text
     assert "Holm" not in text, "there is no verdict to correct"
 
 
-def test_where_every_place_loses_there_is_no_best(tmp_path: Path) -> None:
-    losses = {word: v for word, v in FOUND.items() if word in ("hilo@backbone.P5@row", "hilo@P4@csp")}
+def test_where_every_place_loses_there_is_no_first(tmp_path: Path) -> None:
+    losses = {place: v for place, v in FOUND.items() if place in ("hilo@backbone.P5@row", "hilo@P4@csp")}
     text = "\n".join(gather(folder(tmp_path, found=losses))["summary"])
-    assert "No place gains anything: yolov8n-hilo@P4@csp loses least, -0.007" in text
-    assert "first of" not in text.lower()
+    assert "no place gains anything; the smallest loss is yolov8n-hilo@P4@csp, -0.007" in text
+    assert "first of" not in text
 
 
 @pytest.mark.parametrize("seeds", (0, 1, 2))
-def test_few_seeds_claim_nothing(seeds: int, tmp_path: Path) -> None:
+def test_few_seeds_give_no_verdict(seeds: int, tmp_path: Path) -> None:
     results = gather(folder(tmp_path, seeds=seeds))
     text = "\n".join([*results["summary"], *results["warnings"]])
-    assert ("no verdict" in text) == (seeds < 2)
-    assert (
-        "None" not in text
-        and not re.search(r"\bnan\b", text)
-        and "remains" not in text.replace("none of them remains", "")
-    )
-    if seeds == 1:
-        assert "no interval" in text and "from the stock model" not in text and "flattered" not in text
+    assert "None" not in text and not re.search(r"\bnan\b", text)
+    assert {p["verdict"] for p in results["places"]} == {NONE, *([PRELIMINARY] if seeds == 2 else [])}
+    assert not any(p["corrected"] for p in results["places"]) and "overestimated" not in text
     assert len(results["places"]) == len(FOUND) + 1
+
+
+def test_nothing_is_ranked_where_nothing_was_learned(tmp_path: Path) -> None:
+    models = [("yolov8n", STOCK, 3e6, 8.2, "", 0.0), (name("sam@P5@row"), "candidate", 3e6, 9.0, "", 0.0)]
+    low = {"yolov8n": 0.001, name("sam@P5@row"): 0.01}
+    store = fabricated.fabricate(
+        tmp_path, 5, models, epochs=3, kind=PLACES, score=lambda m, seed: low[m] * (1 + seed / 10)
+    )
+    results = gather(store)
+    assert [(p["rank"], p["verdict"]) for p in results["places"]] == [(None, PRELIMINARY)]
+    assert "first of" not in "\n".join(results["summary"])
 
 
 def test_without_latency_places_are_ranked_by_their_gain(tmp_path: Path) -> None:
     results = gather(folder(tmp_path, costs=False))
     assert [p["model"] for p in results["places"]][:2] == [name("hilo@neck.P5@csp"), name("hilo@neck.P5@row")]
     text = "\n".join(results["summary"])
-    assert "Latency was not measured, so places are ranked by their gain alone." in text
-    assert "per millisecond" not in text
+    assert "latency was not measured, so places are ranked by their gain alone." in text
+    assert "per ms" not in text
 
 
 def test_several_datasets_are_corrected_together_and_told_apart(tmp_path: Path) -> None:
@@ -207,7 +222,7 @@ def test_several_datasets_are_corrected_together_and_told_apart(tmp_path: Path) 
         (BETTER, SAME)
     }
     text = "\n".join(results["summary"])
-    assert "bccd, first of 7 places" in text and "shapes, first of 7 places" in text
+    assert "bccd: first of 7 places" in text and "shapes: first of 7 places" in text
     assert "14 comparisons with stock gave 6 verdicts" in text
 
 
@@ -219,13 +234,13 @@ def test_controls_are_compared_but_are_no_places(tmp_path: Path) -> None:
     models.append(("yolov8n+3", "control", 3e6, 9.0, "", 0.06))
     results = gather(fabricated.fabricate(tmp_path, 5, models, epochs=3, kind=PLACES))
     assert [p["role"] for p in results["places"]] == ["control", "candidate"]
-    assert [(r["rank"], r["model"]) for r in tables.place_rows(results)] == [
+    assert [(p["rank"], p["model"]) for p in results["places"]] == [
         (None, "yolov8n+3"),
         (1, name("sam@P5@row")),
     ]
     text = "\n".join(results["summary"])
-    assert "First of 1 place by gain: yolov8n-sam@P5@row," in text and "enlarged to the same cost" in text
-    assert "flattered" not in text and "1 comparison with stock" in text
+    assert "first of 1 place: yolov8n-sam@P5@row," in text and "enlarged to the same cost" in text
+    assert "overestimated" not in text and "1 comparison with stock" in text
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -233,7 +248,7 @@ def test_controls_are_compared_but_are_no_places(tmp_path: Path) -> None:
 
 def test_the_files_of_a_places_run(tmp_path: Path, results: dict[str, Any]) -> None:
     said = write_report(folder(tmp_path), measure_costs=False)
-    assert str(tmp_path / "places.csv") in said and "First of 7 places" in said
+    assert str(tmp_path / "places.csv") in said and "first of 7 places" in said
     with open(tmp_path / "places.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     assert [r["model"] for r in rows] == [name(word) for word in ORDER]
@@ -242,25 +257,28 @@ def test_the_files_of_a_places_run(tmp_path: Path, results: dict[str, Any]) -> N
         BETTER,
         SAME,
     )
-    assert rows[2]["per_ms"] == "" and "cannot be told" in rows[2]["why"]
+    assert rows[2]["per_ms"] == "" and "not distinguishable" in rows[2]["why"]
     assert {"effect_low", "effect_high", "per_ms_low", "per_ms_high", "milliseconds"} <= rows[0].keys()
 
 
-def test_report_md_ranks_places_before_all_else(tmp_path: Path, results: dict[str, Any]) -> None:
-    text = tables.markdown(results)
-    block = next(iter(re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)))
-    lines = block.splitlines()[2:]
-    assert [line.split("|")[1].strip() for line in lines] == [*"1234567", ""]
-    assert (
-        "+0.0070 (+0.0019 to +0.0121) | +0.021 (+0.006 to +0.036) | better (not after correction) | +3.00 |" in lines[1]
-    )
-    assert "its latency cannot be told from the stock model's" in lines[2]
-    assert "The interval per millisecond is that of the difference" in text
-    assert "None" not in text
+def test_report_md_and_latex_rank_places(tmp_path: Path, results: dict[str, Any]) -> None:
+    shown = page.content(results)
+    assert shown["title"] == "Where does it help?"
+    assert [t.title for t in shown["datasets"][0]["tables"]][:2] == ["Places", "Models"]
+    ranked = shown["datasets"][0]["tables"][0]
+    assert "The interval per millisecond is that of the difference" in ranked.note
+    lines = text.markdown(ranked).splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [*"1234567", tables.NOTHING]
+    low, high = stats.ttest_1samp(FOUND["hilo@neck.P5@csp"][0], 0).confidence_interval(0.95)
+    per_ms, effect = f"+0.0070 ({low / 3:+.4f} to {high / 3:+.4f})", f"+0.021 ({low:+.3f} to {high:+.3f})"
+    assert f"| {per_ms} | {effect} | +3.00 | better (not after correction) |" in lines[1]
+    assert "latency not distinguishable from the stock model's" in lines[2]
+    assert "None" not in "".join(lines)
+    assert rf"{low:+.3f}".replace("+", "$+$") in text.latex(ranked, "Places", "tab:places")
 
 
 def test_a_run_of_bench_detect_has_no_places(tmp_path: Path) -> None:
     results = gather(fabricated.fabricate(tmp_path, 2, fabricated.MODELS[:2], epochs=3))
     assert "places" not in results
-    tables.write(results, tmp_path)
-    assert not (tmp_path / "places.csv").exists()
+    assert "places" not in tables.frames(results)
+    assert "Places" not in [t.title for t in tables.of_dataset(results, "bccd")]

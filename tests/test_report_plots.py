@@ -126,7 +126,7 @@ def test_wide_intervals_do_not_squeeze_what_was_measured() -> None:
 def test_names_at_marks_are_a_line_apart_and_near_their_marks() -> None:
     pixel = 0.001
     marks = [{"model": str(i), "x": float(i % 3), "y": y} for i, y in enumerate([0.5] * 5 + [0.3, 0.505, 0.7])]
-    plots.place_labels(marks, pixel, 0.5)
+    plots.place_labels(marks, pixel, (0.0, 2.0))
     heights = sorted(m["label"] for m in marks)
     assert all(b - a >= plots.LABEL * pixel * 0.999 for a, b in itertools.pairwise(heights))
     alone = {m["y"]: m["label"] for m in marks if m["y"] in (0.3, 0.7)}
@@ -136,12 +136,15 @@ def test_names_at_marks_are_a_line_apart_and_near_their_marks() -> None:
 
 def test_names_stand_on_the_emptier_side_within_the_plot() -> None:
     def sides(*xs: float) -> list[str]:
-        marks = [{"model": str(x), "x": x, "y": 0.5} for x in xs]
-        plots.place_labels(marks, 1e-9 if len(xs) == 1 else 1e-3, 1.0)
-        return [m["side"] for m in sorted(marks, key=lambda m: m["x"])]
+        marks = [{"model": "a name of 20 letters", "x": x, "y": 0.5} for x in xs]
+        plots.place_labels(marks, 0.0, (0.0, 10.0))
+        return [m["side"] for m in marks]
 
     assert sides(0.0, 10.0) == ["left", "right"]  # the text starts at the left mark and ends at the right one
-    assert sides(0.0, 5.0, 5.4, 10.0)[1] == "right"  # a neighbour on the right moves the text to the left
+    assert sides(5.0) == ["left"]
+    marks = [{"model": "name", "x": x, "y": 0.5} for x in (5.0, 5.4)]
+    plots.place_labels(marks, 1.0, (0.0, 10.0))
+    assert [m["side"] for m in marks] == ["right", "left"], "away from one another"
 
 
 def test_models_look_the_same_everywhere_and_controls_are_hollow() -> None:

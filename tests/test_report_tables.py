@@ -151,7 +151,7 @@ def test_missing_seeds_and_intervals_are_explained_below_the_main_table(tmp_path
     assert "Not all models have the same seeds" in table(found, "Models").note
     assert cells(found, "Models", "ours")[0].note == "cost control: stock+2; 4 seeds, 1 failed"
     found = gather(compared(tmp_path / "one", 1))
-    assert "No interval where one seed has no spread" in table(found, "Models").note
+    assert "No interval: one seed has no spread" in table(found, "Models").note
     assert cells(found, "Models", "ours")[2] == ("+0.050", "no interval", "no verdict")
 
 

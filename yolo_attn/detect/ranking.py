@@ -90,7 +90,10 @@ def verdict_text(place: Place) -> str:
 
 def summary(results: Mapping[str, Any]) -> list[str]:
     """The answer, the first place of each dataset, which places differ from stock, and what chance alone would give."""
-    lines = [sentences.answer(results), *sentences.overview(results)]
+    left = {(p["data"], p["model"]) for p in results["places"] if p["corrected"] == BETTER}
+    how = " after correction for the number of places"
+    answer = sentences.answer(results, lambda row: (row["data"], row["model"]) in left, how)
+    lines = [answer, *sentences.overview(results)]
     for data in (d["name"] for d in results["datasets"]) if len(lines) > 1 else ():
         lines.append(sentences.stock_sentence(results, data))
         places = [p for p in results["places"] if p["data"] == data and p["rank"]]
@@ -101,20 +104,21 @@ def summary(results: Mapping[str, Any]) -> list[str]:
 def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
     """Which place comes first and how far that can be trusted, and which differ from the stock model."""
     first, several = places[0], len(places) > 1
-    ends = interval(first["effect_low"], first["effect_high"])
-    effect = f"{first['model']}, {signed(first['effect'])} ({ends}), {first['verdict']}"
+    free = [p for p in places if p["effect"] > 0 and p["per_ms"] is None and p["milliseconds"] is not None]
     if all(p["milliseconds"] is None for p in places):
         yield "latency was not measured, so places are ranked by their gain alone."
     if first["effect"] <= 0:
-        yield f"no place gains anything; the smallest loss is {effect}."
+        yield f"no place gains anything; the smallest loss is {_effect(first)}."
     else:
-        text = f"first of {plural(len(places), 'place')}: {effect}"
+        text = f"first of {plural(len(places), 'place')}: {_effect(first)}"
         if first["per_ms"] is not None:
             ends = interval(first["per_ms_low"], first["per_ms_high"], rate)
             text += f", for {first['milliseconds']:.2f} ms more, which is {rate(first['per_ms'])} per ms ({ends})"
         better = "The first of many is likely overestimated: expect less of it in another run."
         trust = better if first["verdict"] == BETTER else "It may be first by chance alone."
         yield f"{text}. {trust if several else ''}".rstrip()
+    if free and first not in free:
+        yield f"{plural(len(free), 'place')} with a gain at no measurable latency; the largest is {_effect(free[0])}."
     for said in (BETTER, WORSE):
         found = [p["model"] for p in places if p["verdict"] == said]
         if found:
@@ -126,6 +130,12 @@ def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
             f"{signed(min(same))} to {signed(max(same))}; differences below the smallest detectable one are easily "
             "missed."
         )
+
+
+def _effect(place: Place) -> str:
+    """A place with its difference, interval and verdict."""
+    ends = interval(place["effect_low"], place["effect_high"])
+    return f"{place['model']}, {signed(place['effect'])} ({ends}), {place['verdict']}"
 
 
 def _chance(results: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from .models import MATCH
@@ -102,8 +103,14 @@ def summary(results: Results) -> list[str]:
     return [*lines, *chance(results)]
 
 
-def answer(results: Results) -> str:
-    """One sentence: what was found, or why nothing was."""
+def answer(results: Results, better: Callable[[Row], bool] | None = None, how: str = "") -> str:
+    """One sentence: what was found, or why nothing was.
+
+    Args:
+        results: Of `gather`.
+        better: Which candidates count as better; by default those that `helps`, or without controls the verdict.
+        how: Words about `better`.
+    """
     rows, metric, n = candidates(results), results["metric"], len(results["seeds"])
     if not results["cells"]:
         return "No run was planned, so there is no result."
@@ -117,17 +124,19 @@ def answer(results: Results) -> str:
             need = f"{ENOUGH} seeds that are done with both models, and a model that reaches {metric} {NEAR_ZERO}"
             return f"Preliminary, without a verdict: that needs {need}."
         return f"No verdict with {plural(n, 'seed')}: {'; '.join(dict.fromkeys(r['vs_stock']['why'] for r in rows))}."
-    equal = any(r["control"] for r in rows) or all(extra_gflops(results, r) <= MATCH for r in rows)
-    how = "at equal cost" if equal else "(at a higher cost, and no cost control was run)"
+    but = ""
+    if better is None and (any(r["control"] for r in rows) or all(extra_gflops(results, r) <= MATCH for r in rows)):
+        better, how = partial(helps, results), " at equal cost"
+    elif better is None:
+        better, but = (lambda r: verdict(results, r, "vs_stock") == BETTER), "; no cost control was run"
     best: dict[str, list[str]] = {}
-    for row in rows:
-        if helps(results, row) if equal else verdict(results, row, "vs_stock") == BETTER:
-            best.setdefault(row["model"], []).append(f"{signed(row['vs_stock']['mean'])} on {row['data']}")
+    for row in filter(better, rows):
+        best.setdefault(row["model"], []).append(f"{signed(row['vs_stock']['mean'])} on {row['data']}")
     if best:
         named = [f"{model} ({', '.join(gains)})" for model, gains in best.items()]
-        return f"Shown to be better than the stock model {how}, by {metric}: {listed(named)}."
+        return f"Shown to be better than the stock model{how}, by {metric}: {listed(named)}{but}."
     tested = plural(sum(verdict(results, r, "vs_stock") in VERDICTS for r in rows), "comparison")
-    return f"No candidate was shown to be better than the stock model {how} ({tested})."
+    return f"No candidate was shown to be better than the stock model{how} ({tested}{but})."
 
 
 def overview(results: Results) -> Iterator[str]:
@@ -148,7 +157,8 @@ def stock_sentence(results: Results, data: str) -> str:
     found = stock["metrics"].get(metric)
     if found is None:
         return f"On {data} no run of the stock model {stock['model']} is done, so nothing is compared."
-    ends = interval(*(found["interval"] or (None, None)), "{:.3f}".format)
+    low, high = found["interval"] or (None, None)
+    ends = interval(low, high, "{:.3f}".format)
     seeds = plural(len(found["values"]), "seed")
     return f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}, {ends})."
 

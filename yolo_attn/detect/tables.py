@@ -174,11 +174,11 @@ MODEL = words("model", "model")
 
 
 def of_dataset(results: Results, data: str) -> list[Table]:
-    """The tables of a dataset: models first, then places, comparisons, costs, scores, sizes and classes where known."""
+    """The tables of a dataset: places, models, comparisons, costs, scores, sizes and classes where known."""
     found, rows = frames(results), rows_of(results, data)
     frame = found["results"].filter(data=data, subset="all")
     places = [_places(found["places"].filter(data=data))] if "places" in found else []
-    first = [_models(results, frame), *places, _comparisons(results, data), _costs(results, frame), _scores(frame)]
+    first = [*places, _models(results, frame), _comparisons(results, data), _costs(results, frame), _scores(frame)]
     return [*first, *_parts(results, rows, data)]
 
 
@@ -220,7 +220,7 @@ def _models(results: Results, frame: pl.DataFrame) -> Table:
     if frame["seeds"].n_unique() > 1:
         note += " Not all models have the same seeds: compare the paired differences, not the means."
     whys = dict.fromkeys(why for key in ("vs_stock_why", "vs_control_why") for why in frame[key] if why)
-    return Table("Models", note + "".join(f" No interval where {why}." for why in whys), frame, columns, first=True)
+    return Table("Models", note + "".join(f" No interval: {why}." for why in whys), frame, columns, first=True)
 
 
 def _places(frame: pl.DataFrame) -> Table:

@@ -45,7 +45,7 @@ def environment() -> jinja2.Environment:
 @cache
 def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed as the installed vl-convert bundles them."""
-    return vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script")  # type: ignore[call-arg]
 
 
 def content(results: Results) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _part(name: str) -> str:
 
 def colour(number: int) -> str:
     """Of a class; every class has its own."""
-    return COLOURS[number] if number < len(COLOURS) else f"hsl({number * 137.508 % 360:.0f} 90% 65%)"
+    return COLOURS[number] if number < len(COLOURS) else f"hsl({number * 137.508 % 360:.0f} 100% 80%)"
 
 
 def _samples(results: Results, data: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:

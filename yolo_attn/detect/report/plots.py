@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -14,8 +14,8 @@ from ..sentences import comparisons, rows_of, signed, verdict
 #: Colours of candidates: distinguishable with any colour vision, at least 3:1 on white and on near-black.
 PALETTE = ("#0960cc", "#de7810", "#a34094", "#0e9cd6", "#c91c30", "#00a556", "#763bfe")
 GREY = "#7d7d7d"
-#: Pixels: width of a figure for paper, height of a label and of a comparison.
-WIDTH, LABEL, ROW = 520, 13, 46
+#: Pixels: width of a figure for paper, height of a label and of a comparison; letters that fit into a plot on a phone.
+WIDTH, LABEL, ROW, LETTERS = 520, 13, 46, 52
 #: Models from which on curves have no bands, and the most epochs that a curve shows.
 CROWD, EPOCHS = 12, 150
 LATENCY = {"latency_ms": "latency on CPU, ms per image", "onnx_ms": "latency in ONNX Runtime, ms per image"}
@@ -99,6 +99,11 @@ def _mark(chart: Any, size: int) -> Any:
     return chart.mark_point(size=size, strokeWidth=1.8, opacity=1, clip=True, shape="circle").encode(fill=fill)
 
 
+def _axis(channel: Any, title: str, domain: tuple[float, float]) -> Callable[[Any], Any]:
+    """Field -> channel, the same for all layers of a chart."""
+    return lambda field: channel(field, title=title, scale=alt.Scale(domain=list(domain), nice=False))
+
+
 def _layered(rows: Rows, height: int, *layers: Any) -> Any:
     return alt.layer(*layers, data=alt.Data(values=rows)).properties(height=height)
 
@@ -122,20 +127,19 @@ def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str,
     low, high = frame([r["y"] for r in rows], [r[k] for r in rows for k in ("low", "high")], (0.0, 1.0))
     left, right = frame([r[k] for r in rows for k in ("p10", "p90")], (), (0.0, math.inf))
     height = max(300, (LABEL + 1) * len(rows) + 40)
-    place_labels(rows, (high - low) / height, (right - left) / 4)
-    x = {"title": title, "scale": alt.Scale(domain=[left, right], nice=False)}
-    y = {"title": results["metric"], "scale": alt.Scale(domain=[low, high], nice=False)}
+    place_labels(rows, (high - low) / height, (left, right))
+    x, y = _axis(alt.X, title, (left, right)), _axis(alt.Y, results["metric"], (low, high))
     tooltip = ["model:N", alt.Tooltip("y:Q", title=results["metric"], format=".3f"), "interval:N"]
     tooltip += [alt.Tooltip("x:Q", title=title, format=".4~r"), "seeds:N"]
-    base = _base(look, rows, x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y))
-    label = base.encode(y=alt.Y("label:Q", **y), text="model:N", color=alt.value("#333"))
-    text = {"align": alt.ExprRef("datum.side"), "limit": alt.ExprRef("width * 0.6"), "fontSize": 11}
+    base = _base(look, rows, x=x("x:Q"), y=y("y:Q"))
+    label = base.encode(y=y("label:Q"), text="model:N", color=alt.value("#333"))
+    text: dict[str, Any] = {"align": alt.ExprRef("datum.side"), "limit": alt.ExprRef("width * 0.6"), "fontSize": 11}
     text["dx"] = alt.ExprRef("datum.side == 'left' ? 9 : -9")
     return _layered(
         rows,
         height,
-        base.mark_rule(clip=True, opacity=0.6).encode(y=alt.Y("low:Q", **y), y2="high:Q"),
-        base.mark_rule(clip=True, opacity=0.6).encode(x=alt.X("p10:Q", **x), x2="p90:Q"),
+        base.mark_rule(clip=True, opacity=0.6).encode(y=y("low:Q"), y2="high:Q"),
+        base.mark_rule(clip=True, opacity=0.6).encode(x=x("p10:Q"), x2="p90:Q"),
         base.mark_rule(strokeWidth=0.7).encode(y2="label:Q"),
         label.mark_text(**text, stroke="white", strokeWidth=3, strokeJoin="round"),
         label.mark_text(**text),
@@ -143,10 +147,10 @@ def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str,
     )
 
 
-def place_labels(rows: Rows, pixel: float, near: float) -> None:
-    """Add to rows heights at which labels do not overlap at any width, and the side of the mark with fewer neighbours.
+def place_labels(rows: Rows, pixel: float, axis: tuple[float, float]) -> None:
+    """Add to rows heights at which labels do not overlap at any width, and the side of the mark with more room.
 
-    `pixel` is the height of a pixel in units of y, `near` the length of a label in units of x.
+    `pixel` is the height of a pixel in units of y, `axis` the range of x.
     """
     rows.sort(key=lambda r: r["y"])
     groups: list[Rows] = []
@@ -159,12 +163,13 @@ def place_labels(rows: Rows, pixel: float, near: float) -> None:
             centre = math.fsum(r["y"] for r in group) / len(group)
             for i, r in enumerate(group):
                 r["label"] = centre + (i - (len(group) - 1) / 2) * LABEL * pixel
-    left, right = min(r["x"] for r in rows), max(r["x"] for r in rows)
     for row in rows:
+        length = len(row["model"]) * (axis[1] - axis[0]) / LETTERS
         close = [r["x"] - row["x"] for r in rows if r is not row and abs(r["y"] - row["label"]) < LABEL * pixel]
-        after, before = (sum(0 <= sign * d < near for d in close) for sign in (1, -1))
-        after, before = after + 9 * (right - row["x"] < near / 2), before + 9 * (row["x"] - left < near / 2)
-        row["side"] = "left" if after <= before else "right"  # the side of the text that is at the mark
+        after, before = (sum(0 <= sign * d < length for d in close) for sign in (1, -1))
+        after += len(rows) * (axis[1] - row["x"] < length)
+        before += len(rows) * (row["x"] - axis[0] < length)
+        row["side"] = "left" if after <= before else "right"  # the end of the text that is at the mark
 
 
 def frame(values: Sequence[float], ends: Sequence[float], bounds: tuple[float, float]) -> tuple[float, float]:
@@ -200,22 +205,23 @@ def _differences(results: Results, data: str, look: Mapping[str, Look]) -> Any:
         return None
     ends = [row[f"{name}_{end}"] for row in rows for name in ("t", "bootstrap") for end in ("low", "high")]
     domain = frame([0.0, *(d for row in rows for d in row["each"])], ends, (-1.0, 1.0))
-    x = {"title": f"difference in {results['metric']}", "scale": alt.Scale(domain=domain, nice=False)}
+    title = f"difference in {results['metric']}"
+    x = _axis(alt.X, title, domain)
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[len(rows), 0], nice=False))
-    base = _base(look, rows, x=alt.X("x:Q", **x), y=y)
-    seeds = base.transform_flatten(["seed", "each"]).encode(x=alt.X("each:Q", **x), yOffset=alt.value(11))
+    base = _base(look, rows, x=x("x:Q"), y=y)
+    seeds = base.transform_flatten(["seed", "each"]).encode(x=x("each:Q"), yOffset=alt.value(11))
     tooltip = ["name:N", alt.Tooltip("x:Q", title="mean difference", format="+.4f")]
     tooltip += [alt.Tooltip("t:N", title="t interval"), alt.Tooltip("bootstrap:N"), "verdict:N"]
     broad = base.mark_rule(strokeWidth=7, opacity=0.3, clip=True)
-    text = {"dy": -15, "fontSize": 11, "baseline": "middle"}
+    text: dict[str, Any] = {"dy": -15, "fontSize": 11, "baseline": "middle"}
     name = base.encode(x=alt.value(0), text="name:N", color=alt.value("#333"))
     said = base.encode(x=alt.value("width"), text="verdict:N", color=alt.value("#333"))
     return _layered(
         rows,
         ROW * len(rows),
-        alt.Chart().mark_rule(color=GREY).encode(x=alt.XDatum(0, **x)),
-        broad.encode(x=alt.X("bootstrap_low:Q", **x), x2="bootstrap_high:Q"),
-        base.mark_rule(strokeWidth=1.5, clip=True).encode(x=alt.X("t_low:Q", **x), x2="t_high:Q"),
+        alt.Chart().mark_rule(color=GREY).encode(x=_axis(alt.XDatum, title, domain)(0)),
+        broad.encode(x=x("bootstrap_low:Q"), x2="bootstrap_high:Q"),
+        base.mark_rule(strokeWidth=1.5, clip=True).encode(x=x("t_low:Q"), x2="t_high:Q"),
         seeds.mark_circle(size=22).encode(tooltip=["name:N", "seed:N", alt.Tooltip("each:Q", format="+.4f")]),
         _mark(base, 80).encode(tooltip=tooltip),
         name.mark_text(**text, align="left", limit=alt.ExprRef("width - 110"), fontWeight="bold"),
