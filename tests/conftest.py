@@ -44,6 +44,14 @@ def pytest_sessionfinish() -> None:
     shutil.rmtree(_home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The YAML of a dataset of a dozen images; tests do not change it."""
+    from jobs import tiny_dataset
+
+    return tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same random state."""

@@ -133,6 +133,7 @@ def fabricate(
         else:
             given = score(cell.model, cell.seed) if score else None
             store.publish(cell.id, outcome(plan, cell, adds[cell.model], epochs, given) | changes(cell))
+        store.release(attempt)
     return store
 
 

@@ -1,7 +1,7 @@
-"""One cell: `python -m yolo_attn.detect.cell`, in the folder of its attempt.
+"""The process of one run: `python -m yolo_attn.detect.cell`, in the folder of its attempt.
 
-Reads job.json, trains and validates with Ultralytics, writes outcome.json. It ends when its standard input does: a
-runner that is killed leaves no training behind.
+Reads job.json, trains and validates with Ultralytics, writes outcome.json. It ends when its standard input does: no
+training outlives its driver.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 #: Most points of a training curve that are kept.
 POINTS = 300
-#: Predictions below this confidence are not kept for the report's pictures.
+#: Predictions below this confidence are not kept for the images of the report.
 CONFIDENT = 0.25
-#: Arguments of a training by which its validations differ, too; they hold in the final one as in those of the epochs.
+#: Training arguments that change validations, too; the final one takes them as those of the epochs do.
 VALIDATION = (
     *("imgsz", "batch", "workers", "single_cls", "classes", "conf", "iou", "max_det", "agnostic_nms", "augment"),
     *("nms", "end2end"),
@@ -30,35 +30,49 @@ VALIDATION = (
 
 
 def main() -> int:
-    """Run the cell of this folder."""
+    """Execute the run of this folder."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     here = Path.cwd()
     job = json.loads((here / "job.json").read_text(encoding="utf-8"))
 
     import torch
 
-    if job["threads"]:
-        set_threads(job["threads"])
+    set_threads(job["threads"])
     if job["device"] != "cpu" and torch.cuda.is_available():
-        # Older releases of Ultralytics set CUDA_VISIBLE_DEVICES to the number of a device, and so leave the GPU that an
-        # executor chose for another cell's. CUDA reads it once.
+        # Older releases of Ultralytics set CUDA_VISIBLE_DEVICES to the number of a device, which undoes the executor's
+        # choice of a GPU. CUDA reads the variable once: here.
         torch.cuda.init()
         torch.cuda.device_count()
+    from ..measure.cases import lacks_memory
     from .store import write_json
 
     try:
+        check_versions(job["versions"])
         outcome = train(job, here)
-    except MemoryError:
-        return _failed(here, "out of memory")
     except Exception as e:
         import traceback
 
         traceback.print_exc()
-        text = str(e) or type(e).__name__
-        short = f"out of memory: {text}" if _lacks_memory(e) else f"{type(e).__name__}: {text}"
-        return _failed(here, short)
+        text = f"{type(e).__name__}: {e}".removesuffix(": ")
+        reason = f"out of memory: {text}" if lacks_memory(e) else text
+        with contextlib.suppress(OSError):
+            write_json(here / "error.json", {"reason": " ".join(reason.split())[:500]})
+        return 1
     write_json(here / "outcome.json", outcome)
     return 0
+
+
+def check_versions(planned: dict[str, str]) -> None:
+    """Whether this environment is the one of the plan, as far as it decides results.
+
+    Raises:
+        RuntimeError: It is not.
+    """
+    from .plan import versions
+
+    here = versions()
+    if any(planned.get(package, here[package]) != here[package] for package in here):
+        raise RuntimeError(f"the benchmark was planned with {planned}, but this environment has {here}")
 
 
 def set_threads(threads: int) -> None:
@@ -78,34 +92,23 @@ def _end_with_parent() -> None:
     os._exit(75)
 
 
-def _failed(here: Path, reason: str) -> int:
-    from .store import write_json
-
-    with contextlib.suppress(OSError):
-        write_json(here / "error.json", {"reason": " ".join(reason.split())[:500]})
-    return 1
-
-
-def _lacks_memory(e: BaseException) -> bool:
-    from ..measure.cases import lacks_memory
-
-    return lacks_memory(e) if isinstance(e, RuntimeError) else False
-
-
 def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
     """Train and validate.
 
     Args:
-        job: model, data, task, start, grown, seed, arguments, device, keep, samples.
+        job: From `Plan.job`, with device and threads.
         here: Where everything is written.
 
     Returns:
-        What came out, in terms of JSON.
+        The outcome, as JSON values.
     """
-    import torch
     import yaml
 
     (here / "model.yaml").write_text(yaml.safe_dump(job["model"], sort_keys=False), encoding="utf-8")
+    if job["root"]:  # a relative path in the YAML would mean another folder here
+        d = yaml.safe_load(Path(job["data"]).read_text(encoding="utf-8", errors="ignore"))
+        job = {**job, "data": str(here / "data.yaml")}
+        Path(job["data"]).write_text(yaml.safe_dump({**d, "path": job["root"]}, sort_keys=False), encoding="utf-8")
     start: str | bool = job["start"] or False
     if start and job["grown"]:
         start = _grown(job, here)
@@ -118,17 +121,13 @@ def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
     model.train(**arguments)
     seconds = time.perf_counter() - began
     best = here / "train" / "weights" / "best.pt"
-    values, classes, sizes, samples = validate(job, here, best)
     outcome = {
-        "values": values,
-        "classes": classes,
-        "sizes": sizes,
-        "samples": samples,
+        **validate(job, here, best),
         "curves": curves(here / "train" / "results.csv"),
         "seconds": seconds,
         "peak_bytes": _peak(),
         "order": order.hexdigest(),
-        "machine": _machine(job["device"], torch.get_num_threads()),
+        "machine": _machine(job["device"]),
     }
     kept = (best,) if job["keep"] else ()
     for file in here.rglob("*.pt"):  # beside its own, weights that Ultralytics fetches to test mixed precision
@@ -145,11 +144,11 @@ def _model(d: dict[str, Any], path: str) -> Any:
 
 
 def _grown(job: dict[str, Any], here: Path) -> str:
-    """Starting weights of a deeper stock model: the stock weights, and by this cell's seed what there is more."""
+    """Starting weights of a deeper stock model: the stock weights; this run's seed draws the additional ones."""
     import torch
     from ultralytics import YOLO
 
-    from .models import starting_weights
+    from .controls import starting_weights
 
     torch.manual_seed(job["seed"])
     source: Any = YOLO(job["start"]).model
@@ -160,9 +159,9 @@ def _grown(job: dict[str, Any], here: Path) -> str:
 
 
 def _seed_order(trainer: Any, seed: int, order: Any) -> None:
-    """Let the seed decide the order of images in every release, and note which images came, as which pixels.
+    """Make the image order depend on the seed in every release, and record which images came, with which pixels.
 
-    Releases before 8.4.124 shuffle alike whatever the seed, so that their spread over seeds is too small.
+    Releases before 8.4.124 shuffle alike for all seeds, so that the spread over seeds is too small.
     """
     from ultralytics.utils import RANK
 
@@ -170,83 +169,79 @@ def _seed_order(trainer: Any, seed: int, order: Any) -> None:
     if getattr(loader, "generator", None) is not None and hasattr(loader, "reset"):
         loader.generator.manual_seed((6148914691236517205 + RANK + seed) % (1 << 63))
         loader.reset()
-    pictures: Any = getattr(loader, "dataset", None)
-    if hasattr(pictures, "torch_transforms") and not loader.num_workers:
-        pictures.torch_transforms = _Apart(pictures.torch_transforms, seed)
+    images: Any = getattr(loader, "dataset", None)
+    if hasattr(images, "torch_transforms") and not loader.num_workers:
+        images.torch_transforms = _own_random_state(images.torch_transforms, seed)
     prepare = trainer.preprocess_batch
 
-    def noted(batch: Any) -> Any:
+    def recorded(batch: Any) -> Any:
         for file in batch.get("im_file", ()):
             order.update(os.path.basename(file).encode() + b"\0")
         order.update(batch["img"][..., ::16, ::16].contiguous().cpu().numpy().tobytes())
         return prepare(batch)
 
-    trainer.preprocess_batch = noted
+    trainer.preprocess_batch = recorded
 
 
-class _Apart:
-    """Random transforms that draw from random numbers of their own.
+def _own_random_state(transforms: Any, seed: int) -> Any:
+    """Random transforms of an image, with a random state of their own.
 
     Those of classification draw from PyTorch's, from which a model draws its weights and its dropout: without workers,
     models of one seed would see other images.
-
-    Args:
-        transforms: Of one image.
-        seed: The cell's.
     """
+    import torch
 
-    def __init__(self, transforms: Any, seed: int) -> None:
-        import torch
+    state = torch.Generator().manual_seed(seed).get_state()
 
-        self.transforms, self.state = transforms, torch.Generator().manual_seed(seed).get_state()
-
-    def __call__(self, image: Any) -> Any:
-        import torch
-
+    def transformed(image: Any) -> Any:
+        nonlocal state
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.state)
-            changed = self.transforms(image)
-            self.state = torch.get_rng_state()
+            torch.set_rng_state(state)
+            changed = transforms(image)
+            state = torch.get_rng_state()
         return changed
 
+    return transformed
 
-def validate(
-    job: dict[str, Any], here: Path, weights: Path
-) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, dict[str, float]], dict[str, Any]]:
+
+def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[str, Any]]:
     """Measure the best weights of a training.
 
     Returns:
-        Metrics; metric of each class; metric of small, medium and large objects with their number; predictions for the
-        pictures of the report.
+        values: metrics; classes: metrics of each class; sizes: metrics of small, medium and large objects, with their
+        number; samples: predictions for the images of the report.
     """
     model = _model(job["model"], str(weights))
     seen: dict[str, Any] = {}
     model.add_callback("on_val_end", lambda validator: seen.update(validator=validator))
-    words = {k: v for k, v in job["arguments"].items() if k in VALIDATION}
-    words |= {"data": job["data"], "device": job["device"], "project": str(here), "name": "val", "exist_ok": True}
-    found = model.val(**words, plots=False, save_json=job["task"] != "classify", verbose=False)
-    names = job["names"]
+    arguments = {k: v for k, v in job["arguments"].items() if k in VALIDATION}
+    arguments |= {"data": job["data"], "device": job["device"], "project": str(here), "name": "val", "exist_ok": True}
+    found = model.val(**arguments, plots=False, save_json=job["task"] != "classify", verbose=False)
     if job["task"] == "classify":
-        return {"top1": float(found.top1), "top5": float(found.top5)}, {}, {}, {}
+        values = {"top1": float(found.top1), "top5": float(found.top5)}
+        return {"values": values, "classes": {}, "sizes": {}, "samples": {}}
     primary = {"segment": "seg", "pose": "pose"}.get(job["task"], "box")
     box = getattr(found, primary)
     values = {"mAP50-95": box.map, "mAP50": box.map50, "precision": box.mp, "recall": box.mr}
     if primary != "box":
         values |= {"box mAP50-95": found.box.map, "box mAP50": found.box.map50}
     classes = {
-        names[int(c)]: {"mAP50-95": float(ap), "mAP50": float(ap50)}
+        job["names"][int(c)]: {"mAP50-95": float(ap), "mAP50": float(ap50)}
         for c, ap, ap50 in zip(box.ap_class_index, box.ap, box.ap50, strict=True)
     }
     from .sizes import by_size, predictions
 
-    validator = seen.get("validator")
-    sizes = by_size(validator) if job["task"] in ("detect", "segment") and validator is not None else {}
-    samples = predictions(validator, job["samples"], CONFIDENT) if validator is not None else {}
-    return {k: float(v) for k, v in values.items()}, classes, sizes, samples
+    validator = seen["validator"]
+    return {
+        "values": {k: float(v) for k, v in values.items()},
+        "classes": classes,
+        "sizes": by_size(validator) if job["task"] in ("detect", "segment") else {},
+        "samples": predictions(validator, job["samples"], CONFIDENT),
+    }
 
 
 def curves(file: Path) -> dict[str, list[float]]:
-    """The columns of Ultralytics' results.csv, at most `POINTS` rows of them."""
+    """The columns of Ultralytics' results.csv, at most `POINTS` rows."""
     with open(file, newline="", encoding="utf-8") as f:
         rows = [{k.strip(): v for k, v in row.items() if k} for row in csv.DictReader(f)]
     step = max(-(-len(rows) // POINTS), 1)
@@ -255,31 +250,30 @@ def curves(file: Path) -> dict[str, list[float]]:
 
 
 def _peak() -> dict[str, int]:
-    """Most memory that this process had."""
+    """Peak memory of this process in bytes."""
     import torch
 
     found = {}
     with contextlib.suppress(ImportError):
         import resource
 
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["resident"] = most if sys.platform == "darwin" else most * 1024
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
+    if torch.cuda.is_initialized():
         found["cuda"] = torch.cuda.max_memory_allocated()
     return found
 
 
-def _machine(device: str, threads: int) -> dict[str, Any]:
-    """What computed this, without its name."""
+def _machine(device: str) -> dict[str, Any]:
+    """The hardware and software that computed this, without the host's name."""
     import torch
 
     from ..measure.conditions import device_name
 
-    on_gpu = torch.cuda.is_available() and device not in ("cpu", "")
-    here = torch.device("cuda" if on_gpu else "cpu")
     return {
-        "device": device_name(here),
-        "threads": threads,
+        "device": device_name(torch.device("cpu" if device == "cpu" else "cuda")),
+        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,261 +1,205 @@
-"""The datasets of a matrix: what is in them, and whether it is what their YAML says."""
+"""The datasets of a table, read and checked by Ultralytics' own classes, as the trainings read them.
+
+Ultralytics only warns of images and labels that it leaves out; here they are errors, for scores of different subsets
+cannot be compared. It keeps what it read in a *.cache file beside the labels, which the trainings then use.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
+import io
+import logging
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..commands.cli import UsageError
-from .plan import Dataset
-from .store import write_bytes
+import numpy as np
 
-#: Pictures of each dataset that the report shows with the models' predictions, and their longer side in pixels.
+from ..atomic import write_bytes
+from ..errors import UsageError
+from .plan import Dataset
+
+#: Images of each dataset that the report shows with predictions, and their longer side in pixels.
 SAMPLES, SAMPLE_SIDE = 6, 320
 
 
-def read_dataset(word: str, task: str, taken: Iterable[str] = ()) -> tuple[Dataset, list[str]]:
-    """The dataset that a word means.
+@dataclass(frozen=True)
+class Split:
+    """The images of a split that a training uses, and Ultralytics' labels of each: cls, bboxes, ..."""
+
+    files: list[str]
+    labels: list[dict[str, Any]]
+
+
+def read_dataset(
+    word: str, task: str, arguments: Mapping[str, Any] | None = None, taken: Iterable[str] = ()
+) -> tuple[Dataset, Split]:
+    """Read and check a dataset.
 
     Args:
         word: As for `data=`: a YAML's name or path, or a folder or name for classification.
         task: Of the models.
+        arguments: Of the trainings; fraction, classes and single_cls change what they use.
         taken: Names that are in use.
 
     Returns:
-        The dataset, without pictures for the report, and the files of its val split.
+        The dataset, without images for the report, and its val split.
 
     Raises:
-        UsageError: There is none, it is empty, or its labels have classes that it does not name.
+        UsageError: There is none, it is empty, or Ultralytics would leave out part of it.
     """
-    try:
-        return _read(word, task, taken)
-    except OSError as e:
-        raise UsageError(f"data={word}: {e.filename}: {e.strerror}.") from e
+    from ultralytics.cfg import get_cfg
 
-
-def _read(word: str, task: str, taken: Iterable[str]) -> tuple[Dataset, list[str]]:
-    splits, names, path = _classify(word) if task == "classify" else _described(word)
     name = Path(word).stem
     if name in ("data", "dataset") and Path(word).is_file():
         name = Path(word).resolve().parent.name
     if name in taken:
-        raise UsageError(f"data={word}: another dataset of this run is called {name}, too.")
-    print_, images, objects, root = hashlib.sha256(), {}, {}, _common(splits)
-    classes = {folder: i for i, folder in enumerate(sorted(names))}
-    for split, files in splits.items():
-        if not files:
-            raise UsageError(f"data={word}: its {split} split has no images.")
-        images[split], objects[split] = len(files), [0] * len(names)
-        for file in files:
-            label = _label_file(file) if task != "classify" else None
-            print_.update(f"{split}\0{os.path.relpath(file, root)}\0{os.path.getsize(file)}\0".encode())
-            if label is None:
-                folder = _class_folder(file, path)
-                if folder not in classes:
-                    where = f"is of class {folder}" if folder else "lies in no class's folder"
-                    raise UsageError(f"data={word}: {file} {where}; the classes of train are {', '.join(names)}.")
-                objects[split][classes[folder]] += 1
-            else:
-                text = _label_text(label)
-                print_.update(" ".join(text.split()).encode() + b"\0")
-                for number in _classes(text, label):
-                    if not 0 <= number < len(names):
-                        raise UsageError(
-                            f"data={word} names {len(names)} classes, but {label} has class {number}. "
-                            "Correct nc and names of the YAML, or the label file; Ultralytics would leave that image "
-                            "out."
-                        )
-                    objects[split][number] += 1
-    if task != "classify" and not sum(objects["val"]):
+        raise UsageError(f"data={word}: another dataset of this benchmark is called {name}, too.")
+    if task != "classify" and not word.endswith((".yaml", ".yml")):
+        raise UsageError(
+            f"data={word}: a dataset's YAML is required, such as data=shapes.yaml or data=path/to/data.yaml."
+        )
+    config = get_cfg(overrides={**(arguments or {}), "task": task, "data": word, "mode": "train", "cache": False})
+    messages: list[str] = []
+    try:
+        with _collected(messages):
+            d, splits = (_classification if task == "classify" else _labelled)(word, config)
+    except UsageError:
+        raise
+    except Exception as e:  # SyntaxError, FileNotFoundError, RuntimeError, the YAML parser's own
+        raise UsageError(f"data={word}: {_plain(str(e.__cause__ or e) or type(e).__name__)}.") from e
+    for message in messages:
+        if "ignoring corrupt" in message:
+            raise UsageError(
+                f"data={word}: {_plain(message)}. Correct the file, or nc and names of the YAML: Ultralytics would "
+                "leave this image out."
+            )
+    names = ["item"] if config.single_cls else [str(n) for n in d["names"].values()]
+    objects = {}
+    for split, found in splits.items():
+        classes = np.concatenate([x["cls"].ravel() for x in found.labels]).astype(int)
+        objects[split] = np.bincount(classes, minlength=len(names)).tolist()
+    if not sum(objects["val"]):
         raise UsageError(f"data={word}: its val split has no labelled object, so nothing can be measured on it.")
-    return Dataset(name, str(path), task, print_.hexdigest(), tuple(names), images, objects), splits["val"]
+    images = {split: len(found.files) for split, found in splits.items()}
+    path, root = (str(Path(p).resolve()) if p else "" for p in (d.get("yaml_file") or d["folder"], d.get("path")))
+    return Dataset(name, path, task, _fingerprint(splits), tuple(names), images, objects, root=root), splits["val"]
 
 
-def _described(word: str) -> tuple[dict[str, list[str]], list[str], str]:
-    """Images of each split, names of classes and path of a dataset with a YAML."""
+def _labelled(word: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
+    """The description of a dataset with label files, and its splits."""
+    from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
 
-    from ..measure.model import quiet
+    d = check_det_dataset(word)
+    splits = {}
+    for split in ("train", "val"):
+        if not d.get(split):
+            raise UsageError(f"data={word} has no {split} split.")
+        found: Any = build_yolo_dataset(config, d[split], batch=1, data=d, mode=split)
+        near = next((f for f in found.im_files if not Path(f).is_absolute()), None)
+        if near is not None:
+            raise UsageError(
+                f"data={word}: {d[split]} names {near} relative to the current folder, and every run has a folder of "
+                f"its own. Write the absolute path, or ./{near} for a path relative to the list."
+            )
+        splits[split] = Split(found.im_files, found.labels)
+    return d, splits
 
-    if not word.endswith((".yaml", ".yml")):
-        raise UsageError(
-            f"data={word}: a dataset's YAML is needed, such as data=shapes.yaml or data=path/to/data.yaml."
-        )
-    try:
-        with quiet():
-            d = check_det_dataset(word)
-    except Exception as e:  # SyntaxError, FileNotFoundError, RuntimeError, YAML's own
-        raise UsageError(f"data={word}: {_plain(e)}") from e
-    names = [str(n) for n in d["names"].values()]
-    path = d.get("yaml_file") or word
-    return {split: _listed(d[split], word) for split in ("train", "val")}, names, str(Path(path).resolve())
 
-
-def _classify(word: str) -> tuple[dict[str, list[str]], list[str], str]:
-    """The same of a classification dataset."""
+def _classification(word: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
+    """The same for a folder of classes."""
+    from ultralytics.data.dataset import ClassificationDataset
     from ultralytics.data.utils import check_cls_dataset
 
-    from ..measure.model import quiet
+    d = check_cls_dataset(word)
+    known, splits = list(d["names"].values()), {}
+    # Older releases number the classes of each split on its own; newer ones give them the numbers of train.
+    names = {"names": d["names"]} if "names" in inspect.signature(ClassificationDataset).parameters else {}
+    for split, folder in {"train": d["train"], "val": d["val"] or d["test"]}.items():
+        if not folder:
+            raise UsageError(f"data={word} has no {split} split.")
+        found: Any = ClassificationDataset(str(folder), config, augment=split == "train", prefix=split, **names)
+        if found.base.classes != known and not (names and set(found.base.classes) <= set(known)):
+            raise UsageError(
+                f"data={word}: the classes of {split} are {', '.join(found.base.classes)}; those of train are "
+                f"{', '.join(known)}."
+            )
+        splits[split] = Split([s[0] for s in found.samples], [{"cls": np.array([s[1]])} for s in found.samples])
+    return {"names": d["names"], "folder": d["train"].parent}, splits
 
+
+def _fingerprint(splits: Mapping[str, Split]) -> str:
+    """Digest of labels, and of names and sizes of image files."""
+    found = hashlib.sha256()
+    root = os.path.commonpath([os.path.dirname(f) for split in splits.values() for f in split.files])
+    for name, split in splits.items():
+        for file, label in zip(split.files, split.labels, strict=True):
+            found.update(f"{name}\0{os.path.relpath(file, root)}\0{os.path.getsize(file)}\0".encode())
+            for key in ("cls", "bboxes", "segments", "keypoints"):
+                values = label.get(key)
+                for part in () if values is None else values:
+                    found.update(np.asarray(part, np.float32).tobytes())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def _collected(messages: list[str]) -> Iterator[None]:
+    """Collect Ultralytics' messages instead of showing them; a terminal shows its progress bars."""
+    from ultralytics.utils import LOGGER
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.extend(record.getMessage().splitlines())
+
+    before = LOGGER.handlers, LOGGER.propagate, LOGGER.level
+    LOGGER.handlers, LOGGER.propagate, LOGGER.level = [Collector()], False, logging.INFO
     try:
-        with quiet():
-            d = check_cls_dataset(word)
-    except Exception as e:
-        raise UsageError(f"data={word}: {_plain(e)}") from e
-    splits = {"train": _listed(d["train"], word), "val": _listed(d["val"] or d["test"], word)}
-    return splits, [str(n) for n in d["names"].values()], str(Path(d["train"]).parent)
+        with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+            yield
+    finally:
+        LOGGER.handlers, LOGGER.propagate, LOGGER.level = before
 
 
-def _plain(e: Exception) -> str:
-    """An error's text on one line, without colours and signs."""
-    import re
-
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(e)) or type(e).__name__
-    return " ".join(re.sub(r"[^\x20-\x7e\n]", "", text).split())[:300]
+def _plain(text: str) -> str:
+    """A message on one line, without colours and pictograms."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", "", text)
+    return " ".join(text.split())[:300].rstrip(".")
 
 
-def _listed(where: Any, word: str) -> list[str]:
-    """The images of a split."""
-    from ultralytics.data.utils import IMG_FORMATS
-
-    if not where:
-        raise UsageError(f"data={word} has no val split.")
-
-    found: list[str] = []
-    for place in where if isinstance(where, list) else [where]:
-        p = Path(str(place))
-        if p.is_dir():
-            found += [str(f) for f in sorted(p.rglob("*")) if f.suffix[1:].lower() in IMG_FORMATS]
-        elif p.is_file():
-            lines = [x.strip() for x in p.read_text(encoding="utf-8").splitlines() if x.strip()]
-            near = next((x for x in lines if not (x.startswith("./") or Path(x).is_absolute())), None)
-            if near is not None:
-                raise UsageError(
-                    f"data={word}: {p} names {near} from the current folder, and cells run in folders of their own. "
-                    f"Name it from the root, or from {p.parent}: ./{near}"
-                )
-            found += [str(p.parent / x[2:]) if x.startswith("./") else x for x in lines]
-        else:
-            raise UsageError(f"data={word}: {p} does not exist.")
-    missing = next((f for f in found if not os.path.exists(f)), None)
-    if missing:
-        raise UsageError(f"data={word}: {missing} does not exist.")
-    return sorted(found)
-
-
-def _common(splits: dict[str, list[str]]) -> str:
-    return os.path.commonpath([os.path.dirname(f) for files in splits.values() for f in files] or ["."])
-
-
-def _label_file(image: str) -> Path:
-    from ultralytics.data.utils import img2label_paths
-
-    return Path(img2label_paths([image])[0])
-
-
-def _label_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8") if file.is_file() else ""
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{file} is no text; a label file has lines of a class number and coordinates.") from e
-
-
-def _classes(text: str, file: Path) -> Iterable[int]:
-    for line in text.splitlines():
-        if line.strip():
-            try:
-                number, *coordinates = map(float, line.split())
-                if len(coordinates) < 4:
-                    raise ValueError
-                yield int(number)
-            except (ValueError, OverflowError) as e:  # infinity is a number, too
-                raise UsageError(f"{file}: {line[:40]!r} is no label; a line is a class number and coordinates.") from e
-
-
-def _class_folder(image: str, path: str) -> str:
-    """The folder that tells an image's class; images may lie deeper within it."""
-    parts = Path(image).parts
-    depth = len(Path(path).parts) + 1  # path, split, class
-    return parts[depth] if len(parts) > depth + 1 else ""
-
-
-def with_place(dataset: Dataset, folder: Path) -> Dataset:
-    """The dataset as cells find it, which run in folders of their own.
-
-    Where its YAML names a folder from the current one, a YAML in the results folder names it from the root. Cells would
-    look for it in Ultralytics' folder of datasets instead, where another of that name may be.
+def with_samples(dataset: Dataset, val: Split, folder: Path) -> Dataset:
+    """The dataset with small copies of some validation images, evenly spread, and their true boxes.
 
     Args:
-        dataset: Any.
+        dataset: Of any task; classification and rotated boxes have no such images.
+        val: Its val split.
         folder: Results folder.
     """
-    import yaml
-
-    if dataset.task == "classify":
-        return dataset
-    d = yaml.safe_load(Path(dataset.path).read_text(encoding="utf-8", errors="ignore"))
-    root = Path(str(d.get("path") or Path(dataset.path).parent))
-    if root.is_absolute() or not root.exists():
-        return dataset
-    path = folder.resolve() / "data" / f"{dataset.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, yaml.safe_dump({**d, "path": str(root.resolve())}, sort_keys=False).encode())
-    return replace(dataset, path=str(path))
-
-
-def with_samples(dataset: Dataset, files: list[str], folder: Path) -> Dataset:
-    """The dataset with small copies of some validation pictures, spread over all of them, and their true boxes.
-
-    Args:
-        dataset: Of any task; classification and rotated boxes have no pictures.
-        files: Its val split.
-        folder: Results folder.
-    """
-    if dataset.task not in ("detect", "segment", "pose"):
-        return dataset
-    return replace(dataset, samples=tuple(_samples(dataset.name, files, dataset.task, folder)))
-
-
-def _samples(name: str, files: list[str], task: str, folder: Path) -> list[dict[str, Any]]:
     import cv2
 
-    step = max(len(files) // SAMPLES, 1)
+    if dataset.task not in ("detect", "segment", "pose"):
+        return dataset
     found: list[dict[str, Any]] = []
-    for file in files[::step][:SAMPLES]:
+    step = max(len(val.files) // SAMPLES, 1)
+    for file, label in list(zip(val.files, val.labels, strict=True))[::step][:SAMPLES]:
         image = cv2.imread(file)
         if image is None:
             continue
         height, width = image.shape[:2]
         factor = min(SAMPLE_SIDE / max(height, width), 1)
         small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else image
-        target = folder / "samples" / name / f"{len(found)}.jpg"
+        target = folder / "samples" / dataset.name / f"{len(found)}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
-        truth = []
-        label = _label_file(file)
-        for line in label.read_text(encoding="utf-8").splitlines() if label.is_file() else []:
-            values = [float(v) for v in line.split()]
-            truth.append([int(values[0]), *(round(v, 1) for v in _box(values[1:], task, width, height))])
-        found.append(
-            {
-                "file": target.relative_to(folder).as_posix(),
-                "image": os.path.basename(file),
-                "width": width,
-                "height": height,
-                "truth": truth,
-            }
-        )
-    return found
-
-
-def _box(values: list[float], task: str, width: int, height: int) -> tuple[float, float, float, float]:
-    """A label's box as left, top, right, bottom, in pixels."""
-    if task == "segment" and len(values) > 4:
-        xs, ys = values[0::2], values[1::2]
-        return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
-    x, y, w, h = values[:4]
-    return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+        centre, size = label["bboxes"][:, :2], label["bboxes"][:, 2:]
+        edges = np.concatenate([centre - size / 2, centre + size / 2], 1) * [width, height, width, height]
+        truth = [[int(c), *box] for c, box in zip(label["cls"].ravel(), edges.round(1).tolist(), strict=True)]
+        of_image = {"image": os.path.basename(file), "width": width, "height": height, "truth": truth}
+        found.append({"file": target.relative_to(folder).as_posix(), **of_image})
+    return replace(dataset, samples=tuple(found))

@@ -1,6 +1,6 @@
-"""All that a results folder tells, in terms of JSON: what tables, pictures and the page are made from.
+"""The contents of a results folder as JSON values, from which tables, plots and the page are made.
 
-A folder that is unfinished, or in which cells failed, gives what it has; `warnings` say what is missing.
+A folder that is unfinished, or in which runs failed, gives what it has; `warnings` say what is missing.
 """
 
 from __future__ import annotations
@@ -146,12 +146,15 @@ def _row(
     against = {m.name: values[m.name].get(plan.metric, {}) for m in plan.models}
     stock = next((m.name for m in plan.models if m.role == STOCK), "")
 
+    parameters, gflops = model.costs.get(data.name, (model.parameters, model.gflops))
+    latency = measured.get(model.name) or {}
+
     def versus(other: str) -> dict[str, Any] | None:
         if not other or other not in against or other == model.name:
             return None
         return _paired(paired(against[model.name], against[other]))
 
-    row: dict[str, Any] = {
+    return {
         "data": data.name,
         "model": model.name,
         "role": model.role,
@@ -162,13 +165,11 @@ def _row(
         "sizes": _sizes(done),
         "seconds": mean(c["seconds"] for c in done),
         "peak_bytes": max((c["peak_bytes"] for c in done if c["peak_bytes"]), default=None),
-        "cost": {"parameters": model.parameters, "gflops": model.gflops, **dict.fromkeys(costs.MEASURED)},
+        "cost": {"parameters": parameters, "gflops": gflops, **{k: latency.get(k) for k in costs.MEASURED}},
         "vs_stock": versus(stock),
         "vs_control": versus(model.control) if model.role == CANDIDATE else None,
         "control": model.control,
     }
-    row["cost"] |= {k: v for k, v in (measured.get(model.name) or {}).items() if v is not None}
-    return row
 
 
 def _paired(found: Paired) -> dict[str, Any]:

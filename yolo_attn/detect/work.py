@@ -1,156 +1,150 @@
-"""Doing one cell: own it, run its process, note what came out. Every executor calls `work`, wherever it does so."""
+"""One run, seen from outside: start its process, follow its progress, find out how it ended. All executors use it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .store import BEAT, DONE, FAILED, Attempt, Store, write_json
+from .store import DONE, FAILED, read_json, write_json
 
-#: What a cell needs on disk, at the least; less than this and no further cell starts.
-ROOM = 100 * 2**20
-TAKEN, STOPPED, FULL = "taken", "stopped", "disk full"
-#: End of a log that goes into the reason of a failure.
-TAIL = 2000
+STOPPED, FULL = "stopped", "disk full"
+#: Least free disk space with which a run starts, and the end of a log that may explain a failure, in bytes.
+ROOM, TAIL = 100 * 2**20, 2000
 
 
-def work(
-    folder: str,
-    id: str,
+@dataclass(frozen=True)
+class End:
+    """How a run ended.
+
+    Attributes:
+        state: done, failed, stopped or disk full.
+        reason: For all but done.
+        outcome: For done.
+        files: File in the folder of the attempt -> content, from a run on another machine.
+    """
+
+    state: str
+    reason: str = ""
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def train(
     job: Mapping[str, Any],
-    more: Mapping[str, str] | None = None,
-    stop: Any = None,
-    task: str = "",
-) -> dict[str, Any]:
-    """Do a cell, unless somebody else does.
+    folder: Path,
+    device: str,
+    threads: int,
+    report: Callable[[dict[str, Any]], object],
+    stop: threading.Event | None = None,
+) -> End:
+    """Train and validate in a process of its own.
 
     Args:
-        folder: Results folder.
-        id: The cell's.
-        job: What `cell.train` needs.
-        more: Additions to the process's environment.
-        stop: An event that ends the cell early. An exception, such as a signal handler's, does so as well.
-        task: By what name the executor knows this attempt.
-
-    Returns:
-        state: done, failed, taken (by somebody else, or done before), stopped or disk full; reason for the last ones.
+        job: From `Plan.job`.
+        folder: Where everything is written.
+        device: cpu, or what CUDA_VISIBLE_DEVICES calls a GPU; empty for the first visible one.
+        threads: CPU threads.
+        report: Called with host, pid, began (time) and share (of the epochs) whenever the share changes.
+        stop: Ends the run when it is set. An exception, such as Ctrl+C's, ends it as well.
     """
-    store = Store(folder)
-    attempt: Attempt | None = None
+    more = {"OMP_NUM_THREADS": str(threads)}
+    if device not in ("cpu", ""):
+        more["CUDA_VISIBLE_DEVICES"] = device
     try:
-        if store.free_bytes() < ROOM:
-            return {"state": FULL, "reason": f"less than {ROOM >> 20} MiB are free in {folder}"}
-        attempt = store.claim(id, task)
-        if attempt is None:
-            return {"state": TAKEN}
-        write_json(attempt.path / "job.json", dict(job))
-        code = _run(store, attempt, more or {}, stop)
-        if code != 0:
-            store.clear(attempt)
-        if code is None:
-            store.release(attempt)
-            return {"state": TAKEN if store.overtaken(attempt) else STOPPED}
-        outcome = _read(attempt.path / "outcome.json")
-        if code == 0 and outcome is not None:
-            store.publish(id, outcome)
-            store.clear_before(attempt)
-            return {"state": DONE}
-        reason = _reason(attempt.path, code)
-        if "No space left" in reason or "Disk quota" in reason:
-            store.release(attempt)
-            return {"state": FULL, "reason": reason}
-        store.fail(attempt, reason)
-        return {"state": FAILED, "reason": reason}
+        if shutil.disk_usage(folder).free < ROOM:
+            return End(FULL, f"less than {ROOM >> 20} MiB are free in {folder}")
+        write_json(folder / "job.json", {**job, "device": "cpu" if device == "cpu" else "0", "threads": threads})
+        code = _run(folder, job["arguments"]["epochs"], more, report, stop or threading.Event())
     except OSError as e:
-        if attempt is not None:
-            store.release(attempt)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            return {"state": FULL, "reason": f"{folder}: {e.strerror}"}
-        return {"state": FAILED, "reason": f"{type(e).__name__}: {e}"}
-    except BaseException:  # told to end; this process may live on, and the cell is not to be taken for running then
-        if attempt is not None:
-            store.release(attempt)
-            store.clear(attempt)
-        raise
+        return failure(e)
+    if code is None:
+        return End(STOPPED)
+    outcome = read_json(folder / "outcome.json")
+    if code == 0 and outcome:
+        return End(DONE, outcome=outcome)
+    reason = _reason(folder, code)
+    return End(FULL if "No space left" in reason or "Disk quota" in reason else FAILED, reason)
+
+
+def failure(e: Exception) -> End:
+    """The end of a run that an error prevented."""
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return End(FULL, f"{e.filename}: {e.strerror}")
+    return End(FAILED, f"{type(e).__name__}: {e}")
 
 
 def environment() -> dict[str, str]:
-    """The environment of a cell's process, which imports this package from where it is."""
+    """The environment of a run's process, which imports this very package."""
     home = str(Path(__file__).resolve().parents[2])
-    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     env.pop("YOLO_VERBOSE", None)  # a silent log explains no failure
     return env
 
 
-def _run(store: Store, attempt: Attempt, more: Mapping[str, str], stop: Any) -> int | None:
-    """The exit code of the cell's process; None where it was stopped or overtaken."""
-    stop = stop or threading.Event()
-    env = {**environment(), **more}
-    with open(attempt.path / "log.txt", "wb") as log:
+def _run(folder: Path, epochs: int, more: Mapping[str, str], report: Any, stop: threading.Event) -> int | None:
+    """The exit code of a run's process; None where it was stopped."""
+    with open(folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "yolo_attn.detect.cell"],
-            cwd=attempt.path,
-            stdin=subprocess.PIPE,
+            cwd=folder,
+            stdin=subprocess.PIPE,  # its end tells the process that this one has ended
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=env,
-            # Ctrl+C is for the runner, which ends its cells in order; the second is Windows' word for it.
+            env={**environment(), **more},
+            # Ctrl+C is for the driver, which ends its runs in order. The second line does the same on Windows.
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+        progress = {"host": socket.gethostname(), "pid": process.pid, "began": time.time(), "share": -1.0}
         try:
-            last = time.monotonic()
             while not stop.is_set():
+                share = _share(folder / "train" / "results.csv", epochs)
+                if share != progress["share"]:
+                    progress["share"] = share
+                    report(dict(progress))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(timeout=0.5)
-                if time.monotonic() - last > BEAT:
-                    last = time.monotonic()
-                    if store.overtaken(attempt):  # this machine slept, or its disk did
-                        return None
-                    attempt.beat()
             return None
         finally:
-            if process.stdin:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-            if process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=5)
-                process.kill()
-                process.wait()
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                process.communicate(timeout=5)  # closes its standard input
+            process.kill()
+            process.wait()
 
 
-def _reason(path: Path, code: int) -> str:
-    """Why a cell's process ended without an outcome."""
-    told = _read(path / "error.json")
-    if told:
-        return str(told["reason"])
+def _share(csv: Path, epochs: int) -> float:
+    """Share of the epochs that are trained, from Ultralytics' results.csv, which has a header."""
+    with contextlib.suppress(OSError):
+        return min(max(csv.read_bytes().count(b"\n") - 1, 0) / epochs, 1.0)
+    return 0.0
+
+
+def _reason(folder: Path, code: int) -> str:
+    """Why a run's process ended without an outcome."""
+    known = read_json(folder / "error.json").get("reason")
     tail = ""
     with contextlib.suppress(OSError):
-        tail = (path / "log.txt").read_bytes()[-TAIL:].decode("utf-8", "replace").strip()
-    last = tail.splitlines()[-1].strip() if tail else "nothing in its log"
+        tail = (folder / "log.txt").read_bytes()[-TAIL:].decode("utf-8", "replace").strip()
+    last = tail.splitlines()[-1].strip()[:200] if tail else "nothing in its log"
+    if known:
+        return str(known)
     if code == -getattr(signal, "SIGKILL", 9):  # Windows has no signals
-        return f"killed by the system, most likely for want of memory (last line: {last[:200]})"
+        return f"killed by the system, most likely because memory ran out (last line: {last})"
     if code < 0:
-        return f"ended by signal {-code} (last line: {last[:200]})"
+        return f"ended by signal {-code} (last line: {last})"
     if "No space left on device" in tail:
-        return f"No space left on device ({last[:200]})"
-    return f"exit code {code} without a result (last line: {last[:200]})"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return f"No space left on device ({last})"
+    return f"exit code {code} without a result (last line: {last})"

@@ -1,89 +1,74 @@
-"""Cells on this machine: as many at a time as asked for, spread over its GPUs."""
+"""Runs on this machine: as many at a time as asked for, spread over its GPUs."""
 
 from __future__ import annotations
 
 import os
 import queue
 import threading
-from typing import Any, ClassVar
 
-from ...commands.cli import UsageError
-from ..work import work
-from . import Reader, Task
+from ..store import write_json
+from ..work import End, failure, train
+from . import Task
 
 
 class Local:
-    """Runs cells in processes of this machine.
+    """Executes runs as processes of this machine.
 
     Args:
-        jobs: Cells at a time; None for one on each GPU, or one on a machine without.
-        device: cpu, or numbers of GPUs with commas; None for all GPUs, or the CPU where there are none.
-        threads: CPU threads of a cell; None divides the cores by the jobs.
-
-    Raises:
-        UsageError: There is no such GPU.
+        jobs: Runs at a time; None for one on each GPU, or one on a machine without GPUs.
+        device: cpu, or numbers of GPUs separated by commas; None for all GPUs, or the CPU where there are none.
+        threads: CPU threads of a run; None for those of plain `yolo train`, or the cores of this process where those
+            are fewer, divided by the jobs.
     """
-
-    WORDS: ClassVar[dict[str, Reader]] = {}
 
     def __init__(self, jobs: int | None = None, device: str | None = None, threads: int | None = None) -> None:
         import torch
+        from ultralytics.utils import NUM_THREADS
 
         if device is None:
             device = ",".join(map(str, range(torch.cuda.device_count()))) or "cpu"
-        devices = device.split(",")
-        beyond = [d for d in devices if d != "cpu" and int(d) >= torch.cuda.device_count()]
-        if beyond:
-            raise UsageError(f"device={device}: there are {torch.cuda.device_count()} GPUs here, counted from 0.")
+        devices = list(map(visible, device.split(",")))
         self.slots = jobs or len(devices)
-        self.threads = threads or max((os.cpu_count() or 1) // self.slots, 1)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else NUM_THREADS
+        self.threads = threads or max(min(NUM_THREADS, cores) // self.slots, 1)
         self._devices: queue.Queue[str] = queue.Queue()
         for i in range(self.slots):
             self._devices.put(devices[i % len(devices)])
-        self._ended: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+        self._ended: queue.Queue[tuple[str, End]] = queue.Queue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def submit(self, task: Task) -> None:
-        """Begin a cell."""
+        """Start a run."""
         thread = threading.Thread(target=self._do, args=(task,), daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
     def _do(self, task: Task) -> None:
         device = self._devices.get()
+        progress = task.folder / "progress.json"
         try:
-            environment = {"OMP_NUM_THREADS": str(self.threads)}
-            if device != "cpu":  # a cell sees one GPU, whose number there is 0, as on a cluster
-                environment["CUDA_VISIBLE_DEVICES"] = _name(device)
-            job = {**task.job, "device": "cpu" if device == "cpu" else "0", "threads": self.threads}
-            found = work(task.folder, task.id, job, environment, self._stop)
-        except Exception as e:  # a cell that is never reported would be waited for forever
-            found = {"state": "failed", "reason": f"{type(e).__name__}: {e}"}
-        finally:
-            self._devices.put(device)
-        self._ended.put((task.id, found))
+            end = train(task.job, task.folder, device, self.threads, lambda p: write_json(progress, p), self._stop)
+        except Exception as e:  # the driver would wait forever for a run that is never reported
+            end = failure(e)
+        self._devices.put(device)
+        self._ended.put((task.id, end))
 
-    def poll(self) -> dict[str, dict[str, Any]]:
-        """Cells that have ended."""
-        found = {}
+    def poll(self) -> dict[str, End]:
+        """The next run that ends."""
         try:
-            id, what = self._ended.get(timeout=0.5)
-            found[id] = what
-            while True:
-                id, what = self._ended.get_nowait()
-                found[id] = what
+            return dict([self._ended.get(timeout=0.5)])
         except queue.Empty:
-            return found
+            return {}
 
     def close(self) -> None:
-        """Stop what is under way and give it back."""
+        """Stop all runs."""
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=15)
 
 
-def _name(device: str) -> str:
-    """What CUDA_VISIBLE_DEVICES calls a GPU of this process; it may itself see some GPUs only."""
+def visible(device: str) -> str:
+    """What CUDA_VISIBLE_DEVICES calls a GPU of this process, which may itself see only some of the machine's."""
     seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return seen[int(device)] if int(device) < len(seen) else device
+    return seen[int(device)] if device != "cpu" and int(device) < len(seen) else device

@@ -1,51 +1,85 @@
-"""Cells on a Ray cluster: each is a Ray task that takes its CPUs, and a GPU where the cluster has GPUs.
+"""Runs on a Ray cluster: each is a Ray task that reserves CPUs, and a GPU where the cluster has any.
 
-Every machine of the cluster needs the same Python environment with this package in it, and must see the results folder,
-the dataset and the starting weights under the same paths, as on a shared file system. Nothing is shipped to it.
-
-Ray itself tries nothing again. A cell whose machine dies comes back as lost, and the run hands it out anew.
+Every machine needs the same Python environment with this package, and the dataset and the starting weights under the
+same paths. A run works in a temporary folder of its machine; its outcome and its log return to the driver, which alone
+writes the results folder. Ray queues the runs, and repeats those whose machine or worker is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import socket
-import sys
+import tempfile
 import time
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from ...commands.cli import UsageError
-from ..store import LOST
-from ..work import STOPPED
-from . import Reader, Task, give_up, remote_cell, text
+from ...errors import UsageError
+from ..store import FAILED, write_json
+from ..work import STOPPED, End, train
+from . import Task
 
-#: Seconds that a look at the cluster's machines is good for, and that ended cells have to clean up.
-FRESH, GRACE = 3.0, 15.0
-#: Bytes of the store of a cluster that the run starts for itself; cells pass nothing through it.
-STORE = 100 * 2**20
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+#: How often a run is started in all where machines are lost; seconds that cancelled runs have to clean up; most runs in
+#: the queue of Ray, for each of them holds a lock.
+TRIES, GRACE, QUEUE = 3, 15.0, 256
+
+
+class Board:
+    """A Ray actor on the driver's machine: how often runs were started, and how far they are."""
+
+    def __init__(self) -> None:
+        self.starts: dict[str, int] = {}
+        self.progress: dict[str, dict[str, Any]] = {}
+
+    def start(self, id: str) -> int:
+        """Count a start of a run; returns the number so far."""
+        self.starts[id] = self.starts.get(id, 0) + 1
+        return self.starts[id]
+
+    def report(self, id: str, progress: dict[str, Any]) -> None:
+        """Note the progress of a run."""
+        self.progress[id] = progress
+
+    def news(self) -> dict[str, dict[str, Any]]:
+        """Progress since the last call."""
+        news, self.progress = self.progress, {}
+        return news
+
+
+def remote_run(job: Mapping[str, Any], id: str, device: str, threads: int, board: Any) -> End:
+    """Execute a run on the machine that Ray chose; its GPU is the only visible one."""
+    import ray
+
+    # Ray counts losses of machines itself, but repeats a task without end where its worker was killed to free memory.
+    if ray.get(board.start.remote(id)) > TRIES:
+        return End(FAILED, f"its worker was lost {TRIES} times, most likely because memory ran out")
+    with tempfile.TemporaryDirectory(prefix="yolo-attn-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        end = train(job, folder, device, threads, lambda progress: board.report.remote(id, progress))
+        kept = [f for f in [folder / "log.txt", *folder.glob("train/weights/best.pt")] if f.exists()]
+        return replace(end, files={f.relative_to(folder).as_posix(): f.read_bytes() for f in kept})
 
 
 class Ray:
-    """Runs cells as tasks of a Ray cluster.
+    """Executes runs as tasks of a Ray cluster.
 
     Args:
-        jobs: Cells at a time; None for as many as the cluster has room for.
-        device: cpu for cells that use no GPU; None for one GPU each where the cluster has any.
-        threads: CPU threads of a cell, which Ray reserves; None for a share of the smallest machine that is good for a
-            cell: one cell for each GPU, or for each machine where there are no GPUs.
+        jobs: Runs at a time; None for as many as the cluster has room for.
+        device: cpu for runs without GPU; None for one GPU each where the cluster has any.
+        threads: CPU threads of a run, which Ray reserves; None for a share of the smallest machine that can execute
+            one: one run for each GPU, or for each machine where there are no GPUs.
         ray_address: The cluster's; None for the one that RAY_ADDRESS names, or one that runs on this machine, or else a
-            new one of this machine alone, which ends with the run.
+            new one of this machine alone, which ends with this process.
 
     Raises:
-        UsageError: No such cluster, or no machine of it has room for a cell.
+        UsageError: No such cluster, or none of its machines has room for a run.
     """
-
-    WORDS: ClassVar[dict[str, Reader]] = {"ray_address": text}
 
     def __init__(
         self,
@@ -54,179 +88,119 @@ class Ray:
         threads: int | None = None,
         ray_address: str | None = None,
     ) -> None:
-        if device not in (None, "cpu"):
-            raise UsageError(f"device={device}: Ray gives each cell its GPU; device=cpu is for cells without.")
-        _check(ray_address)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark reports to its user only
-        import ray
-
-        self._ray: Any = ray
-        self._jobs, self._said = jobs, False
-        self._under_way: dict[Any, tuple[Task, str]] = {}
-        self._own = not ray.is_initialized()
-        if self._own:
-            _connect(ray_address)
-        try:
-            machines = self._machines()
-            self.gpus = 0 if device == "cpu" or not any(m.get("GPU") for m in machines) else 1
-            self.threads = threads or _share(machines, self.gpus, jobs)
-            if not self._room(machines):
-                most = max((int(m.get("CPU", 0)) for m in machines if m.get("GPU", 0) >= self.gpus), default=0)
-                raise UsageError(
-                    f"threads={self.threads}: no machine of the Ray cluster has so many CPUs"
-                    f"{' and a GPU' if self.gpus else ''}; the largest has {most}."
-                )
-        except BaseException:
-            self.close()
-            raise
-        self._looked, self._slots = 0.0, 0
-        resources = {"num_cpus": self.threads, "num_gpus": self.gpus}
-        # Spread, for two cells beside each other slow each other down before the machine is full.
-        self._cell = self._ray.remote(**resources, max_retries=0, scheduling_strategy="SPREAD")(remote_cell)
-
-    @property
-    def slots(self) -> int:
-        """Cells that may be under way at once; machines may come and go."""
-        if time.monotonic() - self._looked > FRESH:
-            room = self._room(self._machines())
-            self._slots = min(room, self._jobs or room)
-            self._looked = time.monotonic()
-            if not room and not self._said:
-                needs = f"{self.threads} CPUs{' and a GPU' if self.gpus else ''}"
-                print(f"waiting for a machine with {needs} to join the Ray cluster", file=sys.stderr)
-            self._said = not room
-        return self._slots
-
-    def _machines(self) -> list[dict[str, float]]:
-        """What each machine has."""
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-
-    def _room(self, machines: list[dict[str, float]]) -> int:
-        """Cells that the machines have room for."""
-        return sum(
-            int(min(m.get("CPU", 0) // self.threads, m.get("GPU", 0) if self.gpus else float("inf"))) for m in machines
+        self._ray: Any = _connect(ray_address)
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        gpus = 0 if device == "cpu" or not any(m.get("GPU") for m in machines) else 1
+        self.threads = threads or share(machines, gpus, jobs)
+        most = max((int(m.get("CPU", 0)) for m in machines if m.get("GPU", 0) >= gpus), default=0)
+        if self.threads > most:
+            self._ray.shutdown()
+            raise UsageError(
+                f"threads={self.threads}: no machine of the Ray cluster has so many CPUs"
+                f"{' and a GPU' if gpus else ''}; the largest has {most}."
+            )
+        self.slots = jobs or QUEUE
+        self._device = "" if gpus else "cpu"
+        self._tasks: dict[Any, Task] = {}
+        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self._ray.get_runtime_context().get_node_id(), soft=False
         )
+        self._board = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+        # SPREAD, for two runs on one machine slow each other down before it is full.
+        needs = {"num_cpus": self.threads, "num_gpus": gpus, "max_retries": TRIES - 1, "scheduling_strategy": "SPREAD"}
+        self._run = self._ray.remote(**needs)(remote_run)
 
     def submit(self, task: Task) -> None:
-        """Begin a cell."""
-        name = uuid.uuid4().hex
-        job = {**task.job, "device": "0" if self.gpus else "cpu", "threads": self.threads}
-        self._under_way[self._cell.remote(task.folder, task.id, job, name)] = task, name
+        """Queue a run."""
+        self._tasks[self._run.remote(task.job, task.id, self._device, self.threads, self._board)] = task
 
-    def poll(self) -> dict[str, dict[str, Any]]:
-        """Cells that have ended."""
-        if not self._under_way:
+    def poll(self) -> dict[str, End]:
+        """The next run that ends."""
+        if not self._tasks:
             time.sleep(0.5)
-            return {}
-        ended, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=0.5)
-        if ended:
-            ended, _ = self._ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=0)
-        return {self._under_way[ref][0].id: self._found(ref, *self._under_way.pop(ref)) for ref in ended}
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            news = self._ray.get(self._board.news.remote())
+            for task in self._tasks.values():
+                if task.id in news:
+                    write_json(task.folder / "progress.json", news[task.id])
+        ended, _ = self._ray.wait(list(self._tasks), timeout=0.5) if self._tasks else ([], [])
+        return {self._tasks[ref].id: self._end(ref, self._tasks.pop(ref)) for ref in ended}
 
-    def _found(self, ref: Any, task: Task, name: str) -> dict[str, Any]:
-        """What became of a cell."""
+    def _end(self, ref: Any, task: Task) -> End:
+        """How a run ended; writes its files."""
         errors = self._ray.exceptions
         try:
-            return self._ray.get(ref)
+            end: End = self._ray.get(ref)
         except errors.TaskCancelledError:
-            return {"state": STOPPED}
-        except errors.RayTaskError as e:  # `work` reports what a cell does: this is a machine that cannot run it
-            cause = getattr(e, "cause", None) or e
-            return {"state": "failed", "reason": f"Ray: {type(cause).__name__}: {_line(cause)}"}
+            return End(STOPPED)
+        except errors.RayTaskError as e:  # `train` reports a run's own errors: that machine cannot execute any
+            return End(FAILED, f"Ray: {_line(getattr(e, 'cause', None) or e)}")
         except errors.RayError as e:
-            reason = f"Ray: {type(e).__name__}: {_line(e)}"
-            give_up(task, name, reason)
-            return {"state": LOST, "reason": reason}
+            return End(FAILED, f"its machine was lost {TRIES} times; Ray: {_line(e)}")
+        for name, content in end.files.items():
+            (task.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (task.folder / name).write_bytes(content)
+        return end
 
     def close(self) -> None:
-        """Stop what is under way and give it back."""
-        try:
-            for ref in self._under_way:
-                self._ray.cancel(ref)  # KeyboardInterrupt in `work`, which ends its cell and releases it
-            if self._under_way:
-                refs = list(self._under_way)
-                _, still = self._ray.wait(refs, num_returns=len(refs), timeout=GRACE)
-                for ref in still:
-                    self._ray.cancel(ref, force=True)
-                    give_up(*self._under_way[ref], "Ray: stopped with the run")
-        except self._ray.exceptions.RayError as e:
-            print(f"Ray: {_line(e)}", file=sys.stderr)
-        finally:
-            self._under_way.clear()
-            if self._own:
-                self._ray.shutdown()
+        """Cancel all runs and leave the cluster."""
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            for ref in self._tasks:
+                self._ray.cancel(ref)  # KeyboardInterrupt in `train`, which ends its process
+            if self._tasks:
+                self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=GRACE)
+        self._ray.shutdown()  # ends the workers of what is still running
 
 
-def _check(address: str | None) -> None:
-    """Whether a cluster that the user named answers; Ray itself would try for a quarter of an hour.
+def _connect(address: str | None) -> Any:
+    """Join a cluster, or start one; returns the package ray.
 
     Raises:
-        UsageError: It does not.
+        UsageError: The cluster does not answer, or refuses.
     """
-    named = address or os.environ.get("RAY_ADDRESS", "")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark reports to its user only
+    import ray
+
+    key, named = ("ray_address", address) if address else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
     scheme, _, place = named.rpartition("://")
-    if named in ("", "auto", "local") or scheme not in ("", "ray"):
-        return
-    word = "ray_address" if address else "RAY_ADDRESS"
-    if not re.fullmatch(r".+:\d+", place):
-        raise UsageError(f"{word}={named} must be host:port, as `ray start --head` prints it.")
-    if not _answers(place):
-        raise UsageError(f"{word}={named}: nothing answers there.")
+    if named not in ("", "auto", "local") and scheme in ("", "ray"):
+        if not re.fullmatch(r".+:\d+", place):
+            raise UsageError(f"{key}={named} must be host:port, as `ray start --head` prints it.")
+        if not _answers(place):  # Ray itself would try for a quarter of an hour
+            raise UsageError(f"{key}={named}: nothing answers there.")
+    if not named:  # Ray remembers the cluster that was last started here, also after it has ended
+        file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+        named = "auto" if file.is_file() and _answers(file.read_text(encoding="utf-8").strip()) else "local"
+    if named == "local" and not os.environ.get("RAY_AUTH_MODE"):  # otherwise Ray leaves a token in the user's home
+        os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
+    try:
+        ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError) as e:  # RuntimeError: another version of Ray or Python
+        if "InvalidAuthToken" in f"{e} {e.__cause__}":
+            raise UsageError(f"{named}: this Ray cluster requires its token; set RAY_AUTH_MODE=token.") from e
+        raise UsageError(f"executor=ray, {named}: {_line(e)}") from e
+    return ray
 
 
 def _answers(place: str) -> bool:
-    """Whether anybody listens at host:port."""
+    """Whether a process listens at host:port."""
     host, _, port = place.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError):
+    except (OSError, OverflowError, ValueError):
         return False
     return True
 
 
-def _connect(address: str | None) -> None:
-    """Join a cluster, or start one."""
-    import ray
-
-    named = address or os.environ.get("RAY_ADDRESS", "")
-    try:
-        if not named and not _is_stale():
-            with contextlib.suppress(ConnectionError):
-                ray.init(address="auto", **QUIET)
-                return
-        if named in ("", "local"):
-            if not os.environ.get("RAY_AUTH_MODE"):  # else Ray leaves a token in the user's home, and asks for it later
-                os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
-            ray.init(address="local", include_dashboard=False, object_store_memory=STORE, **QUIET)
-        else:
-            ray.init(address=named, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as e:  # RuntimeError: another version of Ray or Python
-        if "InvalidAuthToken" in f"{e} {e.__cause__}":
-            raise UsageError(f"{named}: this Ray cluster asks for its token; set RAY_AUTH_MODE=token.") from e
-        raise UsageError(f"executor=ray, {named or 'on this machine'}: {_line(e)}") from e
-
-
-def _is_stale() -> bool:
-    """Whether the cluster that was last started on this machine ended without taking its address back."""
-    file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
-    with contextlib.suppress(OSError):
-        return not _answers(file.read_text(encoding="utf-8").strip())
-    return False
-
-
-def _share(machines: list[dict[str, float]], gpus: int, jobs: int | None) -> int:
-    """CPU threads of a cell, one number for all cells, for results depend on it."""
+def share(machines: list[dict[str, float]], gpus: int, jobs: int | None) -> int:
+    """CPU threads of a run, one number for all runs, because results depend on it."""
     good = [m for m in machines if m.get("CPU", 0) >= 1 and m.get("GPU", 0) >= gpus]
-    if not good:
-        return 1
-    least = min(m["CPU"] // m["GPU"] if gpus else m["CPU"] for m in good)
-    cells = sum(int(m["GPU"]) if gpus else 1 for m in good)
-    if jobs and jobs > cells and not gpus:
+    least = min((m["CPU"] // m["GPU"] if gpus else m["CPU"] for m in good), default=1)
+    if jobs and jobs > len(good) and not gpus:
         least = min(least, sum(m["CPU"] for m in good) // jobs)
     return max(int(least), 1)
 
 
 def _line(e: BaseException) -> str:
-    """The first sentence of an error's message; what follows in Ray's are addresses and where to look for logs."""
-    lines = str(e).strip().splitlines()
-    return lines[0].split(". ")[0][:300] if lines else type(e).__name__
+    """The kind and first sentence of an error; Ray's messages continue with addresses and where to look for logs."""
+    return f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0].split('. ')[0][:300]}"

@@ -15,7 +15,7 @@ from ..results import gather
 from ..store import DONE, RUNNING, Store
 
 #: Modules without which there is no report -> the packages of the extra `bench` that bring them.
-NEEDED = {m: m for m in ("scipy", "altair", "jinja2", "polars", "tqdm")} | {"vl_convert": "vl-convert-python"}
+NEEDED = {m: m for m in ("scipy", "altair", "jinja2", "polars")} | {"vl_convert": "vl-convert-python"}
 
 
 def write_report(store: Store, measure_costs: bool = True, samples: bool = True) -> str:
@@ -99,7 +99,7 @@ def _measure(store: Store, plan: Plan) -> None:
 
 
 def check_installed() -> None:
-    """Check for the packages of statistics, report and progress, before anything is trained.
+    """Check for the packages of statistics and report, before anything is trained.
 
     Raises:
         UsageError: A package is missing.

@@ -1,0 +1,125 @@
+"""`yolo-attn bench detect`, `places`, `cell`, `status`, `report`: their arguments. `yolo_attn.detect` does the rest."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import DEFAULT_CFG_DICT, smart_value
+
+from ..detect import arguments as checks
+from ..detect import places
+from ..detect.executors import EXECUTORS
+from ..detect.run import conduct, run_cell
+from ..detect.status import print_status
+from ..detect.store import open_store
+from ..registry import LEVELS
+from .parser import PATH, SWITCH, Argument, Command, Rest, Type, names, whole
+
+
+def _read_device(text: str) -> str:
+    if text != "cpu" and not (text.isascii() and text.isdigit()):
+        raise ValueError("must be cpu or the number of a GPU")
+    return text
+
+
+SEEDS = Type("N|N,N,...", checks.read_seeds)
+ONE_DEVICE = Type("cpu|N", _read_device)
+DEVICE = Argument("device", "cpu, or numbers of GPUs, each run on one of them; by default all GPUs")
+THREADS = "CPU threads of a run; by default those of `yolo train`, divided by the runs at a time"
+SHARED = (
+    Argument("data", "datasets as for `yolo train`", names, required=True),
+    Argument("seeds", "how many (5 means 0 to 4), or which (0,7; a single one is 7,); by default 5", SEEDS),
+    Argument("metric", "what the verdicts rest on; by default mAP50-95, or top1 for classification"),
+    Argument("out", "results folder; by default runs/bench/detect-DATA-...", PATH),
+    Argument("executor", "where runs take place: this machine or a Ray cluster", default="local", choices=[*EXECUTORS]),
+    Argument("ray_address", "host:port of the Ray cluster; requires executor=ray"),
+    Argument("jobs", "runs at a time; by default one on each GPU, or one", whole(1)),
+    DEVICE,
+    Argument("threads", THREADS, whole(1)),
+    Argument("keep", "1 keeps the trained weights", SWITCH, False),
+    Argument("costs", "0 measures no latency", SWITCH, True),
+    Argument("dry", "1 prints the table and an estimate of the time, and writes nothing", SWITCH, False),
+    Argument("run", "0 writes the plan only, for `bench cell`", SWITCH, True),
+)
+DETECT = (
+    Argument("models", "names (yolov8n-sam), YAML files, or block@place[@carrier]: hilo@neck", names, required=True),
+    Argument("base", "the stock model; by default the one with whose name the first model's name begins"),
+    Argument("control", "0 leaves out the cost-matched controls", SWITCH, True),
+    *SHARED,
+)
+PLACES = (
+    Argument("block", "a block from `yolo-attn list`", required=True),
+    Argument("base", "the stock model", default="yolov8n"),
+    Argument("forms", "row (a residual row), csp (inside C2f or C3k2)", names, places.FORMS, choices=places.FORMS),
+    Argument("levels", "levels of the pyramid", names, LEVELS, choices=LEVELS),
+    Argument("control", "1 adds a cost-matched control for each place that costs more than stock", SWITCH, False),
+    *SHARED,
+)
+TRAINING = Rest(
+    "Every other argument is one of `yolo train`, the same for all runs: epochs=30 imgsz=320 pretrained=yolov8n.pt",
+    lambda values: DEFAULT_CFG_DICT,
+    lambda name, text: smart_value(text),
+    checks.REFUSED,
+)
+FOLDER = Argument("out", "results folder of `bench detect` or `bench places`", PATH, required=True, positional=True)
+
+
+def detect(arguments: Sequence[str]) -> int:
+    """Run a benchmark and write its report."""
+    text = "Compare models over several seeds with the stock model and with a stock model of the same cost."
+    run = partial(_conduct, checks.read_request, shlex.join(["yolo-attn", "bench", "detect", *arguments]))
+    return Command("bench detect", text, run, *DETECT, rest=TRAINING)(arguments)
+
+
+def search_places(arguments: Sequence[str]) -> int:
+    """Run the benchmark of all places of a block and write its report."""
+    text = "Compare the places in which a block can be inserted into a model, by their effect for their cost."
+    run = partial(_conduct, places.read_places, shlex.join(["yolo-attn", "bench", "places", *arguments]))
+    return Command("bench places", text, run, *PLACES, rest=TRAINING)(arguments)
+
+
+def _conduct(read: Any, command: str, **values: Any) -> int:
+    return conduct(read(values, command))
+
+
+def _cell(out: Path, cell: int, device: str | None, threads: int | None) -> int:
+    return run_cell(out, cell, device, threads)
+
+
+def _status(out: Path) -> int:
+    print_status(*open_store(out))
+    return 0
+
+
+def _report(out: Path, costs: bool, samples: bool) -> int:
+    from ..detect.report import write_report
+
+    print(write_report(open_store(out)[0], measure_costs=costs, samples=samples))
+    return 0
+
+
+CELL = Command(
+    "bench cell",
+    "Run one cell of the plan in a results folder, unless it is done: for SLURM and other schedulers.",
+    _cell,
+    FOLDER,
+    Argument("cell", "its number, from 0", whole(0), required=True, positional=True),
+    Argument("device", "cpu or the number of a GPU; by default the first visible GPU, or cpu", ONE_DEVICE),
+    Argument("threads", "CPU threads; by default the cores that the process may use", whole(1)),
+    notes="The exit code is 0 where the cell is done, 1 where its run failed, 2 for wrong usage.",
+)
+STATUS = Command(
+    "bench status", "Show how far a benchmark is, which runs take place where, and what failed.", _status, FOLDER
+)
+REPORT = Command(
+    "bench report",
+    "Write the report of a results folder again, from whatever is done.",
+    _report,
+    FOLDER,
+    Argument("costs", "0 measures no latency", SWITCH, True),
+    Argument("samples", "0 shows no images of the dataset, for a report that is published", SWITCH, True),
+)

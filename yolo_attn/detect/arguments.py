@@ -1,0 +1,280 @@
+"""What a benchmark's arguments mean: checks that need models, data or Ultralytics, and the plan that results.
+
+`yolo_attn.commands.bench_detect` declares the arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..registry import suggest
+from .data import Split, read_dataset
+from .models import Size, read_models, read_yaml, stock_of, task, with_costs
+from .plan import DETECT, Dataset, Model, Plan, digest, versions
+from .report import check_installed
+from .statistics import METRICS, metrics_of
+from .work import environment
+
+#: Arguments of Ultralytics that the benchmark sets itself, or that would silently make cells differ -> what to do.
+REFUSED = {
+    "model": "name models with models=",
+    "seed": "seeds=5 runs seeds 0 to 4, seeds=3,7 runs those",
+    "project": "results go to out=",
+    "name": "results go to out=",
+    "exist_ok": "results go to out=",
+    "save_dir": "results go to out=",
+    "resume": "the same command resumes",
+    "mode": "every run is a training and a validation",
+    "task": "the heads of the models determine the task",
+    "cfg": "give the arguments themselves, so that the results contain them",
+    "val": "the best epoch is found by validation",
+    "save": "the best weights are validated; keep=1 keeps them",
+    "time": "a time limit gives every model another number of epochs; use epochs=",
+    "verbose": "the output of a run is in its log.txt",
+    "plots": "the report has the plots",
+    "split": "scores are those of the val split",
+    "source": "that is for prediction",
+    "format": "that is for export",
+}
+#: Where they differ from Ultralytics' defaults. Workers are processes, and small machines have none to spare.
+DEFAULTS: dict[str, Any] = {"epochs": 30, "imgsz": 640, "batch": 16, "workers": 0, "plots": False}
+#: Seeds of a benchmark that names none.
+SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        plan: The table; its datasets have no images for the report yet.
+        folder: Results folder.
+        splits: The val splits of the datasets.
+        values: Name -> value of the declared arguments.
+    """
+
+    plan: Plan
+    folder: Path
+    splits: tuple[Split, ...]
+    values: Mapping[str, Any]
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """Arguments of the executor."""
+        names = ("jobs", "device", "threads", *(["ray_address"] if self.values["executor"] == "ray" else []))
+        return {name: self.values[name] for name in names}
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Seeds 0 to N - 1, or the ones named.
+
+    Raises:
+        ValueError: They are no such numbers.
+    """
+    parts = [p for p in text.split(",") if p]
+    if not parts or not all(p.isascii() and p.isdigit() for p in parts):
+        raise ValueError("must be how many seeds, such as 5, or which, such as 0,7")
+    count = len(parts) if "," in text else int(text)
+    if count > 1000:
+        raise ValueError(f"means {count} seeds, over 1000; a list has commas: seeds=0,{text}")
+    seeds = tuple(map(int, parts)) if "," in text else tuple(range(count))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("names a seed twice")
+    return seeds
+
+
+def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, names: Sequence[str] = ()) -> Request:
+    """Check the arguments of `bench detect` or `bench places` and work out the table.
+
+    Args:
+        values: Name -> value of the declared arguments; `rest` has those for Ultralytics.
+        command: As typed.
+        kind: detect or places.
+        names: The models; those of `models=` by default.
+
+    Raises:
+        UsageError: Something is wrong; nothing has been written.
+    """
+    check_installed()
+    arguments = _training(values["rest"])
+    _check_resources(values)
+    start, start_path = read_start(arguments.pop("pretrained", None))
+    names = names or values["models"]
+    base = values["base"] or stock_of(names)
+    what = task(read_yaml(base)[0])
+    metric = values["metric"] or metrics_of(what)[0]
+    if metric not in metrics_of(what):
+        known = ", ".join(metrics_of(what))
+        raise UsageError(f"metric={metric}: no such metric for {what}.{suggest(metric, METRICS)} Choices: {known}.")
+    folder = Path(values["out"] or _folder(kind, values["data"], arguments, start))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"out={folder}: this is no folder.")
+    read: list[tuple[Dataset, Split]] = []
+    for word in values["data"]:
+        read.append(read_dataset(word, what, arguments, [d.name for d, _ in read]))
+    datasets = tuple(d for d, _ in read)
+    size = Size(arguments["imgsz"], len(datasets[0].names))
+    models = with_costs(read_models(names, base, size, values["control"]), datasets, size)
+    _check_freeze(arguments.get("freeze"), models)
+    plan = Plan(
+        command=command,
+        metric=metric,
+        arguments=arguments,
+        start=start,
+        seeds=tuple(range(SEEDS)) if values["seeds"] is None else values["seeds"],
+        models=tuple(models),
+        datasets=datasets,
+        versions={**versions(), **_block_modules(models)},
+        kind=kind,
+        local={"start": start_path, "keep": values["keep"]},
+    ).with_cells()
+    return Request(plan, folder, tuple(s for _, s in read), values)
+
+
+def _training(rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by which a training differs from a default one, each in one form, so that cells are recognised.
+
+    Raises:
+        UsageError: Ultralytics would not take a value, or it would mean something else for each model.
+    """
+    from ultralytics.cfg import DEFAULT_CFG_DICT, check_cfg
+
+    try:
+        check_cfg(dict(rest))
+    except (TypeError, ValueError) as e:
+        raise UsageError(" ".join(str(e).split("\n")[0].replace("'", "").split())) from e
+    whole = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in rest.items()}
+    changed = {k: v for k, v in whole.items() if k in (*DEFAULTS, "pretrained") or v != DEFAULT_CFG_DICT[k]}
+    arguments = {**DEFAULTS, **changed}
+    for key in ("epochs", "imgsz", "batch"):
+        if isinstance(arguments[key], bool) or not isinstance(arguments[key], int) or arguments[key] < 1:
+            why = "; a batch that fits the memory would differ between models" if key == "batch" else ""
+            raise UsageError(f"{key}={arguments[key]} must be a whole number of at least 1{why}.")
+    return arguments
+
+
+def _check_resources(values: Mapping[str, Any]) -> None:
+    """Whether the arguments for the executor fit it, and this machine.
+
+    Raises:
+        UsageError: They do not.
+    """
+    device = values["device"]
+    if values["executor"] == "ray":
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("executor=ray needs ray: pip install 'yolo-attn[ray]'.")
+        if device not in (None, "cpu"):
+            raise UsageError(f"device={device}: Ray gives each run its GPU; device=cpu is for runs without.")
+    elif values["ray_address"]:
+        raise UsageError("ray_address= requires executor=ray.")
+    check_device(device)
+
+
+def check_device(device: str | None) -> None:
+    """Whether `device=` is cpu or numbers of GPUs that this machine has.
+
+    Raises:
+        UsageError: It is not.
+    """
+    import torch
+
+    if device in (None, "cpu"):
+        return
+    if not re.fullmatch(r"\d+(,\d+)*", device):
+        raise UsageError(
+            f"device={device} must be cpu or numbers of GPUs, such as 0 or 0,1; each run uses one of them."
+        )
+    count = torch.cuda.device_count()
+    if any(int(d) >= count for d in device.split(",")):
+        raise UsageError(
+            f"device={device}: PyTorch finds {count or 'no'} GPU{'s' * (count != 1)} here"
+            f"{', counted from 0' if count else '; device=cpu works everywhere'}."
+        )
+
+
+def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
+    """Whether the frozen rows are the same ones in all models.
+
+    Raises:
+        UsageError: A model has other rows before the last of them.
+    """
+    numbers = [freeze - 1] if isinstance(freeze, int) else freeze if isinstance(freeze, list) else []
+    end = max((n for n in numbers if isinstance(n, int)), default=-1) + 1
+    rows = {m.name: [row[2] for row in (*m.d["backbone"], *m.d["head"])] for m in models}
+    stock = rows[models[0].name]
+    for name, own in rows.items():
+        if len(own) != len(stock) and own[:end] != stock[:end]:
+            raise UsageError(f"freeze={freeze} counts rows, and {name} has others: it would freeze other layers there.")
+
+
+def _block_modules(models: Sequence[Model]) -> dict[str, str]:
+    """Digests of the modules of blocks that are not ours; no version identifies their code.
+
+    Raises:
+        UsageError: The process of a run would not know such a block.
+    """
+    from .. import registry
+
+    rows = [row[2] for m in models for row in (*m.d["backbone"], *m.d["head"]) if isinstance(row[2], str)]
+    blocks = [block for block in map(registry.get, rows) if block]
+    found = {b.name: (b.operator or b.cls).__module__ for b in blocks}
+    found = {name: module for name, module in found.items() if not module.startswith("yolo_attn.")}
+    if not found:
+        return {}
+    code = "from yolo_attn.registry import list_blocks; print(*(b.name for b in list_blocks()))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    for name in found.keys() - set(done.stdout.split()):
+        raise UsageError(
+            f"the block {name} of {found[name]} is known to this process only, and each run has a process of its own. "
+            "Install a package that names its module in the entry-point group yolo_attn.blocks."
+        )
+    return {m: hashlib.sha256(inspect.getsource(sys.modules[m]).encode()).hexdigest()[:12] for m in found.values()}
+
+
+def read_start(word: Any) -> tuple[dict[str, str], str]:
+    """Name and SHA-256 of the starting weights, and their path.
+
+    Raises:
+        UsageError: There is no such file, or it does not load.
+    """
+    if word in (None, False):
+        return {}, ""
+    if word is True:
+        raise UsageError("pretrained=True does not name the weights; name them: pretrained=yolov8n.pt.")
+    from ultralytics import YOLO
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    from ..measure.model import quiet
+
+    path = Path(str(word))
+    if path.suffix != ".pt":
+        raise UsageError(f"pretrained={word}: starting weights are a .pt file of Ultralytics.")
+    with contextlib.suppress(Exception), quiet():
+        path = path if path.is_file() else Path(attempt_download_asset(str(word)))
+    if not path.is_file():
+        raise UsageError(f"pretrained={word}: there is no such file, and it could not be downloaded.")
+    try:
+        with quiet():
+            YOLO(str(path))
+    except Exception as e:  # whatever reading a foreign file raises
+        reason = str(e).strip().partition("\n")[0]
+        raise UsageError(f"pretrained={word}: these weights do not load: {type(e).__name__}: {reason}") from e
+    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, str(path.resolve())
+
+
+def _folder(kind: str, data: Sequence[str], arguments: Mapping[str, Any], start: Mapping[str, str]) -> str:
+    """A results folder that depends on data, training arguments and weights only, not on models and seeds."""
+    first = Path(data[0])
+    stem = first.resolve().parent.name if first.stem in ("data", "dataset") else first.stem
+    return f"runs/bench/{kind}-{stem}-{digest([','.join(data), arguments, dict(start)])[:8]}"

@@ -1,0 +1,142 @@
+"""Controls: the stock model enlarged until it costs what a candidate costs.
+
+A block adds parameters and operations. More of those help without any attention, so a block that beats the stock model
+has not shown anything yet. The cost-matched control is the stock model with as many additional plain bottlenecks as
+cost what the block costs; where a model has no C2f for them, its width is scaled instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from torch import nn
+
+from ..errors import UsageError
+from .models import MATCH, Size, build, cost
+from .plan import CONTROL, Model
+
+
+def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:
+    """The stock model enlarged to a candidate's GFLOPs; None where it cannot be enlarged."""
+    options = []
+    for enlarge in (_deeper, _wider):
+        model = enlarge(stock, candidate, size)
+        if model and abs(model.gflops / candidate.gflops - 1) <= MATCH:
+            return model
+        options += [model] if model else []
+    return min(options, key=lambda m: abs(m.gflops - candidate.gflops), default=None)
+
+
+def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
+    """Bottlenecks added one by one to the C2f rows, in turn, from the first row on."""
+    kinds = "/".join(dict.fromkeys(_rows(stock.d)[i][2] for i in _deepened_rows(stock.d)))
+    if not kinds:
+        return None
+
+    def made(n: int) -> Model:
+        name, d = f"{stock.name}+{n}", with_bottlenecks(stock.d, n)
+        text = f"{stock.name} with {n} bottleneck{'s' * (n > 1)} more in its {kinds} rows"
+        return Model(name, CONTROL, d, *cost(d, size, name), recipe=text, grown=True)
+
+    one = made(1)
+    step = one.gflops - stock.gflops
+    n = max(1, round((candidate.gflops - stock.gflops) / step)) if step > 0 else 1
+    near = [made(k) for k in {max(1, n - 1), n, n + 1}]
+    return min(near, key=lambda m: (abs(m.gflops - candidate.gflops), m.gflops))
+
+
+def _rows(d: dict[str, Any]) -> list[list[Any]]:
+    """All rows of a parsed YAML."""
+    return [*d["backbone"], *d["head"]]
+
+
+def _deepened_rows(d: dict[str, Any]) -> list[int]:
+    """Rows that are a C2f or a subclass: additional bottlenecks can leave the function of the model unchanged."""
+    from ultralytics.nn import tasks
+    from ultralytics.nn.modules import C2f
+
+    def takes(name: str) -> bool:
+        kind = getattr(tasks, name, None)
+        return isinstance(kind, type) and issubclass(kind, C2f)
+
+    return [i for i, row in enumerate(_rows(d)) if isinstance(row[2], str) and takes(row[2])]
+
+
+def with_bottlenecks(d: dict[str, Any], n: int) -> dict[str, Any]:
+    """A parsed YAML with `n` more repeats, spread over its C2f rows; repeats are written out, depth is 1."""
+    d = copy.deepcopy(d)
+    depth, width, most = next(iter(d["scales"].values()))[:3] if "scales" in d else (d.get("depth_multiple", 1), 1, 0)
+    rows = _rows(d)
+    for row in rows:
+        row[1] = max(round(row[1] * depth), 1) if row[1] > 1 else row[1]
+    if "scales" in d:
+        d["scales"] = {next(iter(d["scales"])): [1.0, width, most]}
+    else:
+        d["depth_multiple"] = 1.0
+    order = _deepened_rows(d)
+    for i in range(n):
+        rows[order[i % len(order)]][1] += 1
+    return d
+
+
+def _wider(stock: Model, candidate: Model, size: Size) -> Model | None:
+    """The width multiple whose GFLOPs are closest, by bisection."""
+    if "scales" not in stock.d:
+        return None
+    scale, (depth, width, most) = next((k, v[:3]) for k, v in stock.d["scales"].items())
+
+    def made(factor: float) -> Model:
+        name, d = f"{stock.name}-w{factor:g}", {**copy.deepcopy(stock.d), "scales": {scale: [depth, factor, most]}}
+        text = f"{stock.name} at width {factor:g} instead of {width:g}"
+        return Model(name, CONTROL, d, *cost(d, size, name), recipe=text)
+
+    low = width
+    high = round(width * math.sqrt(candidate.gflops / stock.gflops) * 1.15, 4)
+    tried: list[Model] = []
+    for factor in [high, *[0.0] * 9]:
+        middle = factor or round((low + high) / 2, 4)
+        try:
+            tried.append(made(middle))
+        except UsageError:  # some rows take multiples of 32 channels only
+            high = middle
+            continue
+        if tried[-1].gflops < candidate.gflops:
+            low = middle
+        else:
+            high = middle
+    wider = [m for m in tried if m.gflops > stock.gflops]
+    return min(wider, key=lambda m: (abs(m.gflops - candidate.gflops), m.parameters), default=None)
+
+
+def starting_weights(d: dict[str, Any], source: nn.Module) -> nn.Module:
+    """A deeper stock model that computes the same function as `source`.
+
+    New bottlenecks keep the weights with which they were built; the convolution that reads them gets zeros there, which
+    training changes. The other tensors are those of the source.
+
+    Args:
+        d: Parsed YAML of the deeper model.
+        source: The stock model with its weights.
+
+    Returns:
+        The deeper model, for the source's classes.
+    """
+    import torch
+
+    of_source: Any = source.yaml
+    model = build({**d, "nc": of_source["nc"]})
+    have, want = source.float().state_dict(), model.state_dict()
+    for key, tensor in want.items():
+        if key not in have:
+            continue
+        if have[key].shape == tensor.shape:
+            want[key] = have[key].clone()
+        elif tensor.dim() == 4 and have[key].shape[0] == tensor.shape[0] and have[key].shape[1] < tensor.shape[1]:
+            grown = torch.zeros_like(tensor)
+            grown[:, : have[key].shape[1]] = have[key]
+            want[key] = grown
+    model.load_state_dict(want)
+    model.names = source.names
+    return model
