@@ -23,7 +23,7 @@ from . import new_parameters
 from .alignment import Alignment, align
 from .class_rows import adopt_names, copy_by_name
 from .model_rows import TransferError
-from .transfer_report import FIRST, TransferReport, compare, items, name_of
+from .transfer_report import FIRST, TransferReport, compare, item_count, name_of
 
 __all__ = ["TransferError", "TransferReport", "transfer"]
 
@@ -205,6 +205,6 @@ def _log(report: TransferReport, fused: bool) -> None:
         LOGGER.info(f"yolo_attn: {report.summary}")
     if report.nonfinite:
         LOGGER.warning(
-            f"yolo_attn: {report.weights} holds NaN or infinite numbers in {items(len(report.nonfinite))}, first in "
+            f"yolo_attn: {report.weights} holds NaN or infinite numbers in {item_count(len(report.nonfinite))}, first in "
             f"{report.nonfinite[0]}. A model with these weights computes NaN; use another checkpoint."
         )

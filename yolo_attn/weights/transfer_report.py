@@ -114,7 +114,7 @@ class TransferReport:
             lines.append("  ".join([*cells, items.rjust(widths[3]), new.rjust(widths[4]), note]).rstrip())
         if self.left:
             lines.append("not used:")
-            lines += [f"  row {x.index} {x.name}: {items(len(x.keys))}, {x.reason}" for x in self.left]
+            lines += [f"  row {x.index} {x.name}: {item_count(len(x.keys))}, {x.reason}" for x in self.left]
         return "\n".join(lines)
 
 
@@ -198,9 +198,9 @@ def _shape(tensor: torch.Tensor) -> str:
 def _listed(rows: Iterator[RowReport]) -> str:
     found = list(rows)
     shown = ", ".join(f"{r.index} {r.name}" for r in found[:8]) + (", …" if len(found) > 8 else "")
-    return f"{items(sum(len(r.new) for r in found))} in rows {shown}" if found else ""
+    return f"{item_count(sum(len(r.new) for r in found))} in rows {shown}" if found else ""
 
 
-def items(n: int) -> str:
+def item_count(n: int) -> str:
     """A number of tensors, in words."""
     return f"{n} item" + "s" * (n != 1)
