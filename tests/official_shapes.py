@@ -1,6 +1,6 @@
 """Names and shapes of the tensors in the authors' whole networks, written down from their code's layout.
 
-Checked against the golden files in `test_convert.py`; they stand in for the released checkpoints' sizes.
+Checked against the golden files in `test_checkpoint_recognition.py`; they stand in for the released checkpoints' sizes.
 """
 
 from __future__ import annotations

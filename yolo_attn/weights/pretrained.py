@@ -205,6 +205,6 @@ def _log(report: TransferReport, fused: bool) -> None:
         LOGGER.info(f"yolo_attn: {report.summary}")
     if report.nonfinite:
         LOGGER.warning(
-            f"yolo_attn: {report.weights} holds NaN or infinite numbers in {item_count(len(report.nonfinite))}, first in "
-            f"{report.nonfinite[0]}. A model with these weights computes NaN; use another checkpoint."
+            f"yolo_attn: {report.weights} holds NaN or infinite numbers in {item_count(len(report.nonfinite))}, first "
+            f"in {report.nonfinite[0]}. A model with these weights computes NaN; use another checkpoint."
         )
