@@ -18,7 +18,7 @@ from transfer_models import MODELS, build, came_from, equal_outputs, new_rows, o
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from yolo_attn import registry
+from yolo_attn import registry, releases
 from yolo_attn.weights.pretrained import transfer
 from yolo_attn.yamls import shipped as assets
 
@@ -30,8 +30,7 @@ def batched(names: list[str], size: int = 4) -> list[list[str]]:
 ROWS = [b.name for b in registry.list_blocks() if b.carrier == "row"]
 FORMS = [b.name for b in registry.list_blocks() if b.carrier == "c2f"]
 SHARED = Path(os.environ.get("YOLO_ATTN_SHARED", "/nonexistent")) / "weights"
-RELEASE = tuple(int(x) for x in ultralytics.__version__.split(".")[:3] if x.isdigit())
-OTHER_SPPF = (8, 4, 0) <= RELEASE <= (8, 4, 140)  # these build SPPF without the activation that the checkpoints have
+OTHER_SPPF = releases.SPPF.affects(ultralytics.__version__)  # the checkpoints have the activation
 
 
 @pytest.mark.parametrize("after", [0, 2, 4, 9, 15, 18, 21])

@@ -94,8 +94,8 @@ def _rows(
     """Model -> latencies, for a number of classes."""
     import torch
 
-    from ..measure.timing import interleave
     from ..measure.model import folded, onnx_call
+    from ..measure.timing import interleave
     from .models import build
 
     image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))

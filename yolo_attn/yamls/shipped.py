@@ -31,7 +31,7 @@ def find(name: str) -> Path | None:
 
 
 def similar(name: str) -> str:
-    """The shipped model YAML whose name is nearest to a misspelt one, with the same scale letter; empty if none is near.
+    """The shipped model YAML whose name is nearest to a misspelt one, same scale letter; empty if none is near.
 
     Args:
         name: A bare file name, with or without a suffix.
