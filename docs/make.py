@@ -3,9 +3,10 @@
     python docs/make.py            write whatever is out of step
     python docs/make.py --check    write nothing; exit code 1 if anything is out of step
 
-Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/costs.csv, docs/blocks.md,
-docs/audit.md, docs/export.md, docs/promises.md, docs/img/*.svg. In README.md, docs/bench.md and the pages of the
-papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
+Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/measure/shipped_costs.csv,
+docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
+docs/bench.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are
+generated.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import counted
 import export_grid
 import measured
+import module_graph
 from pictures import PICTURES
 
 from yolo_attn import registry
 from yolo_attn.atomic import write_text
 from yolo_attn.commands import list_blocks as blocks
 from yolo_attn.commands.yaml import generate
-from yolo_attn.yamls import costs, shipped
+from yolo_attn.measure import shipped_costs as costs
+from yolo_attn.yamls import shipped
 from yolo_attn.yamls.base import first_command
 
 DOCS = Path(__file__).resolve().parent
@@ -51,7 +55,7 @@ REPLACED = "the paper's backbone in place of YOLOv8's"
 
 
 def model_files() -> dict[Path, str]:
-    """The generated files for which models are built: cfg/ and costs.csv, as they should be."""
+    """The generated files for which models are built: cfg/ and shipped_costs.csv, as they should be."""
     out = {}
     for path in shipped.model_yamls():
         command = first_command(path.read_text(encoding="utf-8"))
@@ -63,6 +67,8 @@ def model_files() -> dict[Path, str]:
 def documents() -> dict[Path, str]:
     """The other generated files, which take little time."""
     out = {DOCS / "img" / f"{name}.svg": draw() for name, draw in PICTURES.items()}
+    out[DOCS / "img" / "modules.svg"] = module_graph.draw()
+    out[DOCS / "gflops.md"] = counted.page()
     out[DOCS / "promises.md"] = promises()
     out[DOCS / "blocks.md"] = block_page()
     out[DOCS / "audit.md"] = f"# Audit of the five blocks\n\n{GENERATED}\n\n{measured.audit()}\n"

@@ -8,9 +8,11 @@ Ultralytics' version, the patch and a remedy, and leaves stock models working.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 
+from .. import patched
 from .patch import Patch, PatchError, Status
 from .startup import yolo_attn_boot
 
@@ -33,6 +35,7 @@ PATCHES = (
 
 def arm() -> None:
     """Patch the modules that are imported already, and each other one when it is imported."""
+    patched.STATUS.update({name: functools.partial(_status, name) for name in PATCHES})
     yolo_attn_boot.install()
     for trigger in yolo_attn_boot.TARGETS:
         module = sys.modules.get(trigger)
@@ -58,7 +61,11 @@ def undo() -> None:
 
 def status() -> list[Status]:
     """State of every patch, in the order of application."""
-    return [get(name).status() for name in PATCHES]
+    return [_status(name) for name in PATCHES]
+
+
+def _status(name: str) -> Status:
+    return get(name).status()
 
 
 def get(name: str) -> Patch:

@@ -22,8 +22,8 @@ from ultralytics.utils import LOGGER
 import yolo_attn
 from yolo_attn.weights import checkpoints
 from yolo_attn.weights.checkpoints import CheckpointError
-from yolo_attn.weights.checkpoints.errors import DamagedError, NoCheckpointError
 from yolo_attn.weights.checkpoints.files import CheckpointFile
+from yolo_attn.weights.checkpoints.refusals import DamagedError, NoCheckpointError
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])

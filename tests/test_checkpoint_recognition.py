@@ -31,8 +31,8 @@ from ultralytics.nn import tasks
 from yolo_attn.weights import checkpoints
 from yolo_attn.weights import official as authors
 from yolo_attn.weights.checkpoints import CheckpointError
-from yolo_attn.weights.checkpoints.errors import MisfitError
 from yolo_attn.weights.checkpoints.recognise import recognise
+from yolo_attn.weights.checkpoints.refusals import MisfitError
 from yolo_attn.weights.official import Problem
 from yolo_attn.weights.pretrained import TransferError, transfer
 

@@ -27,8 +27,8 @@ import yolo_attn
 from yolo_attn import commands
 from yolo_attn.weights import checkpoints
 from yolo_attn.weights.checkpoints import CheckpointError, inert
-from yolo_attn.weights.checkpoints.errors import RefusedError
 from yolo_attn.weights.checkpoints.files import CheckpointFile
+from yolo_attn.weights.checkpoints.refusals import RefusedError
 
 
 class Calls:

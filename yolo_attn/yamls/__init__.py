@@ -24,7 +24,7 @@ from .maps import Map, check_builds, measure
 from .names import check_name
 from .placement import edits
 from .request import CARRIERS, request
-from .text import command_of, plain, render
+from .writing import command_of, plain, render
 
 __all__ = ["CARRIERS", "Generated", "ModelError", "build_yaml", "check_name"]
 

@@ -5,6 +5,6 @@ network it holds, and `conversion` makes a checkpoint of Ultralytics from it.
 """
 
 from .conversion import Conversion, load, read
-from .errors import CheckpointError
+from .refusals import CheckpointError
 
 __all__ = ["CheckpointError", "Conversion", "load", "read"]

@@ -13,10 +13,10 @@ import torch
 from ... import atomic
 from ...blocks.backbones import BackboneWeights
 from ...errors import UsageError
-from .errors import CheckpointError, RefusedError
 from .files import CheckpointFile
 from .inert import Named, Placeholder, Stored
 from .recognise import Recognised, recognise
+from .refusals import CheckpointError, RefusedError
 
 #: Where training codes keep the state dict, in the order in which they are looked for.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema", "ema")

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from .errors import CheckpointError, DamagedError, NoCheckpointError, RefusedError
 from .inert import Storage, Stored, run
+from .refusals import CheckpointError, DamagedError, NoCheckpointError, RefusedError
 
 MOST_DESCRIPTION = 4 * 2**20  # bytes; a network's weights and an optimiser are described in a tenth of it
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout

@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar
 import torch
 
 from . import instructions
-from .errors import CheckpointError, DamagedError, RefusedError
+from .refusals import CheckpointError, DamagedError, RefusedError
 
 #: Names of storages, which say what a tensor's numbers are.
 STORAGES = {

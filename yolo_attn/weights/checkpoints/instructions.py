@@ -15,7 +15,7 @@ import pickletools
 import re
 from typing import IO, Any
 
-from .errors import DamagedError, RefusedError
+from .refusals import DamagedError, RefusedError
 
 MOST_SETS = 10_000  # the largest objects that one byte makes
 MOST_MEMORISED = 2**22

@@ -1,6 +1,6 @@
 """Which of the papers' networks a state dict belongs to, of which size, and its backbone filled with it.
 
-The names of the tensors identify the network, their shapes the size (`sizes`).
+The names of the tensors identify the network, their shapes the size (`network_sizes`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from ...blocks.backbones import ACmixResNetMaps, BackboneRow, CloFormerMaps, LITv2Maps, SMTMaps
 from ..official import acmix, cloformer, litv2, smt
 from ..official.adapter import KeyMap
-from . import sizes
-from .errors import CheckpointError, MisfitError
+from . import network_sizes
+from .refusals import CheckpointError, MisfitError
 
 State = dict[str, Tensor]
 
@@ -42,7 +42,7 @@ class Family:
     model: str
     sign: str
     stem: str
-    configure: Callable[[sizes.Shapes], sizes.Candidates]
+    configure: Callable[[network_sizes.Shapes], network_sizes.Candidates]
     keys: KeyMap
 
 
@@ -99,7 +99,7 @@ def recognise(state: State) -> Recognised:
     raise misfit or MisfitError(family.name, (), "too little of it is there to tell its size")
 
 
-def _configurations(family: Family, state: State) -> sizes.Candidates:
+def _configurations(family: Family, state: State) -> network_sizes.Candidates:
     """Sizes and options to try; as many as the tensors determine."""
     try:
         yield from family.configure({k: tuple(v.shape) for k, v in state.items()})
@@ -162,7 +162,7 @@ FAMILIES = (
         model="yolov8-smt.yaml",
         sign=r"^patch_embed1\.conv\.0\.|^block\d+\.\d+\.attn\.(local_conv_1|proj0)\.",
         stem="patch_embed1.conv.0.weight",
-        configure=sizes.smt,
+        configure=network_sizes.smt,
         keys=smt.NETWORK,
     ),
     Family(
@@ -171,7 +171,7 @@ FAMILIES = (
         model="yolov8-cloformer.yaml",
         sign=r"^layers\.\d+\.blocks\.\d+\.attn\.(qkvs|act_blocks|global_kv)\.",
         stem="patch_embed.conv1.conv.0.weight",
-        configure=sizes.cloformer,
+        configure=network_sizes.cloformer,
         keys=cloformer.NETWORK,
     ),
     Family(
@@ -180,7 +180,7 @@ FAMILIES = (
         model="yolov8-litv2.yaml",
         sign=r"^layers\.\d+\.blocks\.\d+\.(mlp\.dwconv\.dwconv|attn\.l_kv)\.",
         stem="patch_embed.proj.weight",
-        configure=sizes.litv2,
+        configure=network_sizes.litv2,
         keys=litv2.NETWORK,
     ),
     Family(
@@ -189,7 +189,7 @@ FAMILIES = (
         model="yolov8-acmix-resnet.yaml",
         sign=r"^layer\d+\.\d+\.conv2\.(rate1|dep_conv)",
         stem="conv1.weight",
-        configure=sizes.acmix_resnet,
+        configure=network_sizes.acmix_resnet,
         keys=acmix.RESNET,
     ),
 )

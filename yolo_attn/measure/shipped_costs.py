@@ -1,4 +1,4 @@
-"""Parameters and GFLOPs of the shipped detection models, kept in costs.csv.
+"""Parameters and GFLOPs of the shipped detection models, kept in shipped_costs.csv.
 
 Building a model takes a third of a second, so the numbers are measured once, by `python docs/make.py`, and shipped;
 tests/test_costs.py compares them with the counters.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import shipped
+from ..yamls import shipped
 
-FILE = Path(__file__).with_name("costs.csv")
+FILE = Path(__file__).with_name("shipped_costs.csv")
 STOCK = "yolov8.yaml"
 
 
@@ -57,7 +57,7 @@ def measure(models: Iterable[str] | None = None) -> dict[str, Cost]:
     from ultralytics.nn.tasks import DetectionModel
 
     from .. import registry
-    from ..measure.model import cost, quiet
+    from .model import cost, quiet
 
     found = {}
     for name in [STOCK, *detection_models()] if models is None else models:
@@ -76,7 +76,7 @@ def detection_models() -> list[str]:
 
 
 def text(costs: Iterable[Cost]) -> str:
-    """The content of costs.csv."""
+    """The content of shipped_costs.csv."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("model", "rows", "parameters", "gflops"))

@@ -17,7 +17,7 @@ from ...blocks.backbones import SMTMaps
 from ...blocks.cloformer import network as cloformer_net
 from ...blocks.litv2 import network as litv2_net
 from ...blocks.smt import network as smt_net
-from .errors import RefusedError
+from .refusals import RefusedError
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: Size of the paper, and options that differ from it.
