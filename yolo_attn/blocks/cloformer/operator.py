@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from ...kernels import accelerated, eligibility
 from ...kernels.clo_attention import Settings, Weights
+from ...layers import check_heads
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/2303.17803"
@@ -225,8 +226,7 @@ def _check(
     c1: int, heads: int, group_split: Sequence[int], kernel_sizes: Sequence[int], window_size: int, pooling: str
 ) -> None:
     group_split, kernel_sizes = list(group_split), list(kernel_sizes)
-    if heads < 1 or c1 % heads:
-        raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads among the divisors of the channels")
+    check_heads(c1, heads)
     if len(group_split) != len(kernel_sizes) + 1:
         raise ValueError(
             f"{group_split=} needs one entry for each of {kernel_sizes=} and one more for the global branch; "

@@ -61,7 +61,7 @@ class ConvFFNBlock(TransformerBlock):
 @register(
     **LITV2,
     places={"P4": {"window_size": 2}, "P5": {"window_size": 1}},
-    watch={"attn.h_softmax": "Hi-Fi (window_size=2): weights within each window, B h T T n"},
+    watch={"attn.h_softmax": "Hi-Fi (window_size=2): weights within each window, (B, h, T, T, n)"},
 )
 class HiLoBlock(TransformerBlock):
     """LITv2's Transformer block: HiLo attention, then feed-forward with a depthwise convolution, both residual.

@@ -3,18 +3,18 @@
 Paper   Pan et al., Fast Vision Transformers with HiLo Attention (LITv2), NeurIPS 2022,
         https://arxiv.org/abs/2205.13213, sections 3.2 and 3.3
 Code    https://github.com/ziplab/LITv2 at 7501c86, detection/mmdet/models/backbones/litv2.py. Ours differs:
-        - Theirs pads the map with zeros to whole windows and attends to the padding as if it were image. Here padded
-          cells are no keys and do not enter an average (padding="masked"); padding="zero" gives their numbers.
+        - Theirs pads the map with zeros to whole windows and attends to the padding as if it were image. Here padding
+          is neither a key nor part of an average (padding="masked"); padding="zero" gives their numbers.
         - Theirs scales after the product q k, which overflows float16; here q is scaled first.
         - Theirs ignores attn_drop and proj_drop; here they work.
         - The 1x1 projections that read the same map (Hi-Fi's q, k, v and Lo-Fi's q) are one convolution.
-        - 2x2 windows are attended elementwise, all at once; Lo-Fi's N x M weights are never kept.
-Shapes  B batch, C channels, H W height and width in cells, s window size, T = s*s cells of a window, n windows,
-        h heads of d = C/h channels, of which l = int(h*alpha) are Lo-Fi and h - l Hi-Fi, N = H*W queries, M pooled keys
+        - 2x2 windows are attended elementwise, all at once; Lo-Fi's N x M weights are never held.
+Shapes  B batch, C channels, H W height and width, D channels of a head, h Hi-Fi heads, l Lo-Fi heads, s side of a
+        window, T = s s positions of a window, n = P Q windows, N = H W queries, M = P Q pooled keys
 
-    hi   = proj(softmax(q k^T / sqrt(d)) v)      q, k, v from x, both within one s x s window
-    lo   = proj(softmax(q k^T / sqrt(d)) v)      q from x, k and v from the mean of each s x s window
-    HiLo = [hi | lo]                             along the channels; nothing mixes the two halves
+    hi   = proj(softmax(q k^T / sqrt(D)) v)      B hD H W    q, k, v from x, both within one s x s window
+    lo   = proj(softmax(q k^T / sqrt(D)) v)      B lD H W    q from x, k and v from the mean of each s x s window
+    HiLo = [hi | lo]                             B C H W     nothing mixes the two halves
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...kernels import accelerated
-from ...layers import pad_to
+from ...layers import check_heads, pad_to
 from ...registry import register
 
 LITV2: dict[str, Any] = {
@@ -40,7 +40,7 @@ LITV2: dict[str, Any] = {
     **LITV2,
     row="HiLoAttn",
     places={"P4": {"window_size": 2}, "P5": {"window_size": 2}},
-    watch={"h_softmax": "Hi-Fi (window_size=2): weight of each key cell for each query cell of a window, B h T T n"},
+    watch={"h_softmax": "Hi-Fi (window_size=2): weight of each key for each query of a window (B, h, T, T, n)"},
 )
 class HiLo(nn.Module):
     """Attends with some heads inside small windows (edges, texture) and with the others to a pooled map (layout).
@@ -49,16 +49,16 @@ class HiLo(nn.Module):
 
     Args:
         c1: Channels in and out, a multiple of `heads`.
-        heads: Attention heads, shared out between Hi-Fi and Lo-Fi.
-        window_size: Side of a Hi-Fi window and of a Lo-Fi pooling cell, at least 1. With 1 nothing is pooled and all
+        heads: Attention heads, divided between Hi-Fi and Lo-Fi.
+        window_size: Side of a Hi-Fi window and of a Lo-Fi pooling window, at least 1. With 1 nothing is pooled and all
             heads do full attention.
         alpha: Share of Lo-Fi heads, 0 to 1; `int(heads * alpha)` of them, so rounded down.
         qkv_bias: Whether the query, key and value projections have a bias.
         qk_scale: Positive factor on the logits; `(c1 / heads) ** -0.5` by default.
-        attn_drop: Dropout on attention weights while training.
-        proj_drop: Dropout on the output while training.
-        padding: What lies beyond the map where a window reaches over its edge: "masked" nothing at all, "zero" cells
-            of zeros that take part, as in the authors' code.
+        attn_drop: Dropout rate of the attention weights.
+        proj_drop: Dropout rate of the output.
+        padding: What a window that reaches beyond the map holds there: "masked" nothing, "zero" zeros that take part,
+            as in the authors' code.
 
     Shape:
         (B, c1, H, W) -> (B, c1, H, W).
@@ -80,8 +80,7 @@ class HiLo(nn.Module):
         padding: str = "masked",
     ) -> None:
         super().__init__()
-        if heads < 1 or c1 % heads:
-            raise ValueError(f"{c1=} must be a multiple of {heads=}; choose heads that divide the channels.")
+        check_heads(c1, heads)
         if window_size < 1:
             raise ValueError(f"{window_size=} must be at least 1; 1 gives full attention, 2 fits strides 16 and 32.")
         if not 0 <= alpha <= 1:
@@ -126,7 +125,7 @@ class HiLo(nn.Module):
         return [getattr(self, name) for name in ("h_proj", "l_proj") if hasattr(self, name)]
 
     def extra_repr(self) -> str:
-        """How the heads are shared out."""
+        """How the heads are divided."""
         heads = f"h_heads={self.h_heads}, l_heads={self.l_heads}"
         return f"{heads}, window_size={self.window_size}, padding={self.padding!r}"
 
@@ -136,58 +135,60 @@ class HiLo(nn.Module):
         return F.avg_pool2d(x, self.window_size, ceil_mode=True)
 
     def _hi_fi(self, qkv: Tensor) -> Tensor:
-        """Attention within windows; (B, 3*h*d, H, W) -> (B, h*d, H, W), both sides rounded up to whole windows."""
-        s, h, d = self.window_size, self.h_heads, self.head_dim
-        batch, _, height, width = qkv.shape
-        mask = None
+        """Attention within windows; (B, 3 h D, H, W) -> (B, h D, H, W), both sides rounded up to whole windows."""
+        s, h = self.window_size, self.h_heads
+        height, width = qkv.shape[2:]
+        mask_1Tn = None
         if self.padding == "masked" and (torch.jit.is_tracing() or height % s or width % s):
             real = torch.ones((1, 1, height, width), dtype=qkv.dtype, device=qkv.device)
-            mask = self._windows(pad_to(real, s, s))[:, 0] == 0  # 1 T n
+            mask_1Tn = self._windows(pad_to(real, s, s))[:, 0] == 0
             qkv = pad_to(qkv, s, s)
-        if qkv.stride(1) == 1:  # channels_last; cells of windows are gathered ten times faster from whole rows
+        if qkv.stride(1) == 1:  # channels_last; positions of windows are gathered ten times faster from whole rows
             qkv = qkv.contiguous()
-        # Three copies rather than one, so that only what the backward pass needs is kept: q scaled, k, v.
-        q, k, v = (self._windows(z).reshape(batch, h, d, s * s, -1) for z in qkv.chunk(3, 1))  # B h d T n
-        attend = self._attend_by_cell if s == 2 else self._attend_by_window
-        y = attend(q, k, v, mask)
-        rows, columns = qkv.shape[2] // s, qkv.shape[3] // s
-        y = y.reshape(batch, h * d, s, s, rows, columns).permute(0, 1, 4, 2, 5, 3)
-        return y.reshape(batch, h * d, rows * s, columns * s)
+        # Three copies rather than one, so that only what the backward pass needs is saved: q scaled, k, v.
+        q_BhDTn, k_BhDTn, v_BhDTn = (self._windows(z).unflatten(1, (h, -1)) for z in qkv.chunk(3, 1))
+        attend = self._attend_by_position if s == 2 else self._attend_by_window
+        y_BhDTn = attend(q_BhDTn, k_BhDTn, v_BhDTn, mask_1Tn)
+        batch, rows, columns = qkv.shape[0], qkv.shape[2] // s, qkv.shape[3] // s
+        y = y_BhDTn.reshape(batch, self.h_dim, s, s, rows, columns).permute(0, 1, 4, 2, 5, 3)
+        return y.reshape(batch, self.h_dim, rows * s, columns * s)
 
     def _windows(self, x: Tensor) -> Tensor:
-        """The cells of each window as a dimension of their own: (B, C, H, W) -> (B, C, T, n)."""
+        """The positions of each window as a dimension of their own: (B, C, H, W) -> (B, C, T, n)."""
         s, (batch, channels, height, width) = self.window_size, x.shape
         x = x.reshape(batch, channels, height // s, s, width // s, s).permute(0, 1, 3, 5, 2, 4)
         return x.reshape(batch, channels, s * s, -1)
 
-    def _attend_by_cell(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention for windows of few cells: sums over d and T, vectorised over windows; no tiny matrix products."""
-        logits = ((q * self.scale)[:, :, :, :, None] * k[:, :, :, None]).sum(2)  # B h T T n: query cell, key cell
-        if mask is not None:
-            logits = logits.masked_fill(mask[:, None, None], float("-inf"))
-        weights = F.dropout(self.h_softmax(logits), self.attn_drop, self.training).to(v.dtype)
-        return (weights[:, :, None] * v[:, :, :, None]).sum(4)  # B h d T n
+    def _attend_by_position(self, q_BhDTn: Tensor, k_BhDTn: Tensor, v_BhDTn: Tensor, mask_1Tn: Tensor | None) -> Tensor:
+        """Attention for small windows: sums over D and T, vectorised over windows; no tiny matrix products."""
+        logits_BhTTn = ((q_BhDTn * self.scale)[:, :, :, :, None] * k_BhDTn[:, :, :, None]).sum(2)  # query, key
+        if mask_1Tn is not None:
+            logits_BhTTn = logits_BhTTn.masked_fill(mask_1Tn[:, None, None], float("-inf"))
+        weights_BhTTn = F.dropout(self.h_softmax(logits_BhTTn), self.attn_drop, self.training).to(v_BhDTn.dtype)
+        return (weights_BhTTn[:, :, None] * v_BhDTn[:, :, :, None]).sum(4)
 
-    def _attend_by_window(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention for larger windows: one matrix product per head and window, weights never kept."""
-        batch, h, d, t, _ = q.shape
-        # Windows go with the heads, not the batch: CUDA kernels take at most 65535 batch items.
-        q, k, v = (z.permute(0, 1, 4, 3, 2).reshape(batch, -1, t, d) for z in (q, k, v))  # B h*n T d
-        keep = None
-        if mask is not None:
-            keep = ~mask.transpose(1, 2).repeat(1, h, 1)[:, :, None].expand(-1, -1, t, -1)  # 1 h*n T T
-        y = F.scaled_dot_product_attention(q, k, v, keep, self._dropout, scale=self.scale)
-        return y.reshape(batch, h, -1, t, d).permute(0, 1, 4, 3, 2)  # B h d T n
+    def _attend_by_window(self, q_BhDTn: Tensor, k_BhDTn: Tensor, v_BhDTn: Tensor, mask_1Tn: Tensor | None) -> Tensor:
+        """Attention for larger windows: one matrix product per head and window; the weights are never held."""
+        batch, h, d, t, _ = q_BhDTn.shape
+        # Windows go with the heads (m = h n), not the batch: CUDA kernels take at most 65535 batch items.
+        q_BmTD, k_BmTD, v_BmTD = (
+            z.permute(0, 1, 4, 3, 2).reshape(batch, -1, t, d) for z in (q_BhDTn, k_BhDTn, v_BhDTn)
+        )
+        keep_1mTT = None
+        if mask_1Tn is not None:
+            keep_1mTT = ~mask_1Tn.transpose(1, 2).repeat(1, h, 1)[:, :, None].expand(-1, -1, t, -1)
+        y_BmTD = F.scaled_dot_product_attention(q_BmTD, k_BmTD, v_BmTD, keep_1mTT, self._dropout, scale=self.scale)
+        return y_BmTD.reshape(batch, h, -1, t, d).permute(0, 1, 4, 3, 2)
 
     def _lo_fi(self, q: Tensor, kv: Tensor) -> Tensor:
-        """Attention of every cell to the pooled map; (B, l*d, H, W), (B, 2*l*d, h, w) -> (B, l*d, H, W)."""
+        """Attention of every position to the pooled map; (B, l D, H, W), (B, 2 l D, P, Q) -> (B, l D, H, W)."""
         batch, _, height, width = q.shape
-        # Channels innermost in memory, or the CPU kernel keeps all N x M weights; its output has the layout of q.
-        q = q.flatten(2).transpose(1, 2).contiguous().unflatten(2, (self.l_heads, -1)).transpose(1, 2)  # B l N d
-        kv = kv.flatten(2).transpose(1, 2).contiguous().unflatten(2, (2, self.l_heads, -1))  # B M 2 l d
-        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # B l M d
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self._dropout, scale=self.scale)
-        return y.transpose(1, 2).reshape(batch, height, width, self.l_dim).permute(0, 3, 1, 2)
+        # Channels innermost in memory, or the CPU routine holds all N x M weights; its output has the layout of q.
+        q_BlND = q.flatten(2).transpose(1, 2).contiguous().unflatten(2, (self.l_heads, -1)).transpose(1, 2)
+        kv_BM2lD = kv.flatten(2).transpose(1, 2).contiguous().unflatten(2, (2, self.l_heads, -1))
+        k_BlMD, v_BlMD = kv_BM2lD.permute(2, 0, 3, 1, 4).unbind(0)
+        y_BlND = F.scaled_dot_product_attention(q_BlND, k_BlMD, v_BlMD, dropout_p=self._dropout, scale=self.scale)
+        return y_BlND.transpose(1, 2).reshape(batch, height, width, self.l_dim).permute(0, 3, 1, 2)
 
     @property
     def _dropout(self) -> float:
