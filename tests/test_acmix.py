@@ -14,7 +14,7 @@ from yolo_attn.blocks.acmix.blocks import ACmixBottleneck, ACmixSwinBlock
 from yolo_attn.blocks.acmix.forms import ACmixGlobal, ACmixPatchwise
 from yolo_attn.blocks.acmix.network import ACmixResNet, ACmixResNetBackbone, ACmixSwin, ACmixSwinBackbone
 from yolo_attn.blocks.acmix.operator import ACmix, ConvolutionPath
-from yolo_attn.blocks.acmix.window import ACmixWindow
+from yolo_attn.blocks.acmix.shifted_windows import ACmixWindow
 from yolo_attn.kernels.neighborhood import (
     PiecewiseAttention,
     Window,

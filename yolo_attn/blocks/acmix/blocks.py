@@ -24,7 +24,7 @@ from ...layers import BatchNorm2d, ConvNorm, Fusible, LayerNorm2d, Mlp, pad_to
 from ...registry import register
 from ..trunk import TransformerBlock
 from .operator import CODE, PAPER, TITLE, ACmix
-from .window import ACmixWindow
+from .shifted_windows import ACmixWindow
 
 
 @register(

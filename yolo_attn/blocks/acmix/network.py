@@ -31,7 +31,7 @@ from ...layers import BatchNorm2d, LayerNorm2d, Mlp, init_transformer, pad_to
 from ..trunk import Backbone, Classifier, ResNetTrunk, Trunk
 from .blocks import ACmixBottleneck, ACmixSwinBlock, PatchMerging
 from .operator import ACmix, ConvolutionPath
-from .window import ACmixWindow
+from .shifted_windows import ACmixWindow
 
 #: Bottlenecks per stage.
 SIZES: dict[str, dict[str, Any]] = {

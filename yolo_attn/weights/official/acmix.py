@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...blocks.acmix.blocks import ACmixBottleneck, ACmixSwinBlock
 from ...blocks.acmix.operator import ACmix
-from ...blocks.acmix.window import ACmixWindow
+from ...blocks.acmix.shifted_windows import ACmixWindow
 from ...layers import ConvNorm, Mlp
 from .adapter import Adapter, Join, KeyMap, OfficialWeightsError, Part, Rules, linear, norm_eps, with_activation
 
