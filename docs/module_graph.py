@@ -14,7 +14,7 @@ import yolo_attn
 
 PACKAGE = Path(yolo_attn.__file__).parent
 #: Not drawn: the entry point, and small modules without imports of their own.
-SMALL = ("__main__", "atomic", "errors", "patched", "releases")
+SMALL = ("__main__", "atomic", "errors", "releases", "values")
 WIDTH, BOX, HEIGHT, STEP = 860, 112, 34, 92
 
 

@@ -8,11 +8,9 @@ Ultralytics' version, the patch and a remedy, and leaves stock models working.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 
-from .. import patched
 from .patch import Patch, PatchError, Status
 from .startup import yolo_attn_boot
 
@@ -35,7 +33,6 @@ PATCHES = (
 
 def arm() -> None:
     """Patch the modules that are imported already, and each other one when it is imported."""
-    patched.STATUS.update({name: functools.partial(_status, name) for name in PATCHES})
     yolo_attn_boot.install()
     for trigger in yolo_attn_boot.TARGETS:
         module = sys.modules.get(trigger)
@@ -61,11 +58,7 @@ def undo() -> None:
 
 def status() -> list[Status]:
     """State of every patch, in the order of application."""
-    return [_status(name) for name in PATCHES]
-
-
-def _status(name: str) -> Status:
-    return get(name).status()
+    return [get(name).status() for name in PATCHES]
 
 
 def get(name: str) -> Patch:

@@ -17,7 +17,7 @@ LAYERS = (
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),
     ("rows", "registry", "carriers", "layers", "kernels"),
-    ("record", "values", "atomic", "errors", "patched", "releases"),
+    ("record", "values", "atomic", "errors", "releases"),
 )
 #: Files named after a command, or after a paper.
 NAMED_AFTER_OTHERS = ("commands/", "weights/official/")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import patched, registry
+from .. import registry
 from . import new_parameters
 from .alignment import Alignment, align
 from .class_rows import adopt_names, copy_by_name
@@ -62,7 +62,12 @@ def transfer(model: Any, weights: Any, verbose: bool = True) -> TransferReport:
     from ultralytics.engine.model import Model
     from ultralytics.nn import tasks
 
-    patch = patched.require("load_weights")
+    from ..patches import load_weights
+
+    patch = load_weights.PATCH.status()
+    if patch.state not in ("live", "unknown"):
+        detail = f": {patch.detail}" if patch.detail else ""
+        raise RuntimeError(f"the patch 'load_weights' is {patch.state}{detail}. Remedy: {patch.remedy}.")
     if not isinstance(model, (Model, tasks.BaseModel)):
         raise TypeError(f"{type(model).__name__} is no model of Ultralytics; give a YOLO or its `.model`.")
     if isinstance(weights, Model):
