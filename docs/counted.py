@@ -6,7 +6,7 @@ import thop
 import torch
 
 from yolo_attn import registry
-from yolo_attn.measure import shipped_costs as costs
+from yolo_attn.yamls import costs
 from yolo_attn.measure.multiply_adds import multiply_adds
 
 MAPS = ((64, 80), (128, 40), (256, 20))  # P3, P4, P5 of yolov8n at 640 pixels
@@ -64,11 +64,11 @@ def operators() -> list[str]:
 
 
 def models() -> list[str]:
-    """Table of the models, from the counts in yolo_attn/measure/shipped_costs.csv."""
+    """Table of the models, from the counts in yolo_attn/yamls/costs.csv."""
     found = costs.read()
     stock = found[costs.STOCK].gflops
     lines = ["| model | GFLOPs | against stock |", "|---|---|---|"]
     for cost in found.values():
         change = "" if cost.model == costs.STOCK else f"{cost.gflops / stock - 1:+.1%}"
-        lines.append(f"| {cost.scaled} | {cost.gflops:.2f} | {change} |")
+        lines.append(f"| {cost.model.replace('yolov8', 'yolov8n', 1)} | {cost.gflops:.2f} | {change} |")
     return lines

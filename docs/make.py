@@ -3,32 +3,36 @@
     python docs/make.py            write whatever is out of step
     python docs/make.py --check    write nothing; exit code 1 if anything is out of step
 
-Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/measure/shipped_costs.csv,
-docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-docs/bench.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are
-generated.
+Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/costs.csv, docs/blocks.md,
+docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md, docs/bench.md and the
+pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import counted
 import export_grid
 import measured
 import module_graph
+import yaml
 from pictures import PICTURES
 
 from yolo_attn import registry
 from yolo_attn.atomic import write_text
 from yolo_attn.commands import list_blocks as blocks
 from yolo_attn.commands.yaml import generate
-from yolo_attn.measure import shipped_costs as costs
-from yolo_attn.yamls import shipped
+from yolo_attn.measure.model import cost, quiet
+from yolo_attn.yamls import costs, shipped
 from yolo_attn.yamls.base import first_command
+from yolo_attn.yamls.costs import Cost
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -55,13 +59,48 @@ REPLACED = "the paper's backbone in place of YOLOv8's"
 
 
 def model_files() -> dict[Path, str]:
-    """The generated files for which models are built: cfg/ and shipped_costs.csv, as they should be."""
+    """The generated files for which models are built: cfg/ and costs.csv, as they should be."""
     out = {}
     for path in shipped.model_yamls():
         command = first_command(path.read_text(encoding="utf-8"))
         if command:
             out[path] = generate(command).text
-    return out | {costs.FILE: costs.text(costs.measure().values())}
+    return out | {costs.FILE: costs_csv(count().values())}
+
+
+def count(models: Iterable[str] | None = None) -> dict[str, Cost]:
+    """Build and count models at scale n; by default all of costs.csv, which takes about 20 seconds."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    found = {}
+    for name in [costs.STOCK, *detection_models()] if models is None else models:
+        path = shipped.find(name)
+        rows = {row[2] for row in rows_of(path) if registry.get(row[2])} if path else set()
+        with quiet():
+            model = DetectionModel(name.replace("yolov8", "yolov8n", 1), verbose=False)
+        parameters, gflops = cost(model, 640)
+        found[name] = Cost(name, tuple(sorted(rows)), parameters, round(gflops, 3))
+    return found
+
+
+def detection_models() -> list[str]:
+    """File names of the shipped detection models."""
+    return [path.name for path in shipped.model_yamls() if rows_of(path)[-1][2] == "Detect"]
+
+
+def rows_of(path: Path) -> list[list[Any]]:
+    """The rows of a model YAML."""
+    d = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [*d["backbone"], *d["head"]]
+
+
+def costs_csv(found: Iterable[Cost]) -> str:
+    """The content of costs.csv."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("model", "rows", "parameters", "gflops"))
+    writer.writerows((c.model, " ".join(c.rows), c.parameters, c.gflops) for c in found)
+    return out.getvalue()
 
 
 def documents() -> dict[Path, str]:
@@ -164,19 +203,17 @@ def paper_of(block: registry.Block) -> str:
 
 def cost_table(page: str) -> str:
     """What each shipped detection model with blocks of a page's papers adds to yolov8n."""
-    models = [(cost, places(cost, page)) for cost in costs.read().values()]
+    models = [(c, places(c, page)) for c in costs.read().values()]
     table = [("model", "blocks in", "parameters", "GFLOPs")]
-    for cost, where in sorted(models, key=lambda m: (REPLACED in m[1], len(m[0].model), m[0].model)):
+    for c, where in sorted(models, key=lambda m: (REPLACED in m[1], len(m[0].model), m[0].model)):
         if where:
-            table.append((f"[{cost.model}](../cfg/{cost.model})", where, *blocks.compared(cost)))
+            table.append((f"[{c.model}](../cfg/{c.model})", where, *blocks.compared(c)))
     return "\n".join([*blocks.markdown(table), "", footnote("gflops.md")])
 
 
-def places(cost: costs.Cost, page: str) -> str:
+def places(model: Cost, page: str) -> str:
     """Where a detection model has blocks of a page; empty if it has none."""
-    import yaml
-
-    path = shipped.find(cost.model)
+    path = shipped.find(model.model)
     if path is None:
         return ""
     d = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import re
 import shlex
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
+import make
 import pytest
 
 from yolo_attn import registry
@@ -26,12 +25,6 @@ PAPERS = ("smt", "litv2", "sknet", "cloformer", "acmix")
 every_paper = pytest.mark.parametrize("page", PAPERS)
 
 
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module("make")
-
-
 def blocks_of(text: str, language: str) -> list[str]:
     """Fenced code of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -40,16 +33,16 @@ def blocks_of(text: str, language: str) -> list[str]:
 # --- what is generated
 
 
-def test_the_generated_documents_are_up_to_date(make: ModuleType) -> None:
+def test_the_generated_documents_are_up_to_date() -> None:
     assert [str(p.relative_to(ROOT)) for p in make.out_of_step(make.documents())] == []
 
 
-def test_a_text_without_markers_is_refused(make: ModuleType) -> None:
+def test_a_text_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="README.md needs the markers <!-- nonsense -->"):
         make.between("README.md", README.read_text(encoding="utf-8"), "nonsense", "")
 
 
-def test_every_exception_is_listed_with_its_reason(make: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_exception_is_listed_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     block = registry.Block("Odd", object, "", "https://example.org", exceptions={"half": "its sums are too large"})
     monkeypatch.setattr(registry, "list_blocks", lambda: [block])
     text = make.promises()
@@ -139,7 +132,7 @@ def test_the_python_code_of_the_readme_prints_its_comments() -> None:
 
 
 @pytest.mark.parametrize("block", registry.operators(), ids=lambda b: b.name)
-def test_every_operator_is_described_on_the_page_that_its_table_links(block: registry.Block, make: ModuleType) -> None:
+def test_every_operator_is_described_on_the_page_that_its_table_links(block: registry.Block) -> None:
     page = make.page_of(block)
     assert f"`{block.name}`" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     table = (ROOT / "docs" / "blocks.md").read_text(encoding="utf-8")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
+import export_grid
 import pytest
 import torch
 from jobs import short, tiny_dataset, yolo
@@ -14,12 +13,6 @@ from yolo_attn import commands
 from yolo_attn.measure import exported
 
 DOCS = Path(__file__).parent.parent / "docs"
-
-
-@pytest.fixture
-def export_grid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(DOCS)
-    return importlib.import_module("export_grid")
 
 
 def test_the_command_exports_a_checkpoint_and_compares_two_sizes(
@@ -75,16 +68,14 @@ def test_an_output_of_another_shape_is_an_error(monkeypatch: pytest.MonkeyPatch)
         exported.compare(torch.nn.Flatten(), "onnx", "file", torch.zeros(1, 3, 1))
 
 
-def test_the_blocks_of_a_dynamic_onnx_file_compute_as_in_pytorch_at_two_sizes(export_grid: ModuleType) -> None:
+def test_the_blocks_of_a_dynamic_onnx_file_compute_as_in_pytorch_at_two_sizes() -> None:
     (row,) = export_grid.grid("sam", formats=["onnx"], shapes=["dynamic"])
     assert row["verdict"] == "equal" and 0 <= float(row["difference"]) <= exported.TOLERANCE
     assert row["inputs"] == "1x3x64x64 and 2x3x96x64"
     assert float(row["blocks_change"]) > 10 * exported.TOLERANCE  # without the blocks it would not be equal
 
 
-def test_the_grid_reports_a_difference_and_an_alternative(
-    export_grid: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grid_reports_a_difference_and_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     run = exported.run_exported
     monkeypatch.setattr(
         exported, "run_exported", lambda form, file, x: [y * (1.01 if len(x) > 1 else 1.0) for y in run(form, file, x)]
@@ -97,7 +88,7 @@ def test_the_grid_reports_a_difference_and_an_alternative(
     assert "**no** 1.0e-02" in page
 
 
-def test_the_published_grid_covers_every_block_format_and_shape(export_grid: ModuleType) -> None:
+def test_the_published_grid_covers_every_block_format_and_shape() -> None:
     rows = export_grid.read(DOCS / "export.csv")
     every = {(b, f, s) for b in export_grid.BLOCKS for f in exported.FORMATS for s in export_grid.SHAPES}
     assert {(r["block"], r["format"], r["shape"]) for r in rows} == every

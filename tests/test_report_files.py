@@ -10,7 +10,7 @@ import pytest
 from fabricated import EVIL_MODELS, MODELS, compared, fabricate, row_of
 from PIL import Image
 
-from yolo_attn.commands.cli import UsageError
+from yolo_attn.errors import UsageError
 from yolo_attn.detect import costs, report
 from yolo_attn.detect.models import read_yaml
 from yolo_attn.detect.plan import Plan

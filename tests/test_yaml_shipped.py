@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import make
 import pytest
 import torch
 import yaml
@@ -87,20 +88,20 @@ def test_shipped_detection_models_have_at_most_20_percent_more_gflops() -> None:
 
 def test_every_shipped_detection_model_is_in_the_table_of_costs_with_its_rows() -> None:
     table = costs.read()
-    assert [costs.STOCK, *costs.detection_models()] == list(table)
-    for name in costs.detection_models():
+    assert [costs.STOCK, *make.detection_models()] == list(table)
+    for name in make.detection_models():
         rows = {row[2] for row in rows_of(shipped_data(name)) if registry.get(row[2])}
         assert set(table[name].rows) == rows
 
 
 @pytest.mark.parametrize("name", [costs.STOCK, "yolov8-sam.yaml", "yolov8-acmix.yaml"])
 def test_the_table_of_costs_has_what_the_counters_count(name: str) -> None:
-    assert costs.measure([name])[name] == costs.read()[name], "run python docs/make.py"
+    assert make.count([name])[name] == costs.read()[name], "run python docs/make.py"
 
 
 @pytest.mark.slow
 def test_the_whole_table_of_costs_has_what_the_counters_count() -> None:
-    assert costs.measure() == costs.read(), "run python docs/make.py"
+    assert make.count() == costs.read(), "run python docs/make.py"
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 for success, 1 for a negative finding, 2 for wrong usage or a file that cannot be read or written,
         130 after Ctrl-C.
     """
-    arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here, once it is imported
+    arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["version"], ["--version"], ["-V"]):
         from .. import __version__
 

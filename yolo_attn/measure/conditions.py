@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,19 +101,6 @@ def read_device(name: str) -> torch.device:
     if index >= torch.cuda.device_count():
         raise UsageError(f"device={name}: there are {torch.cuda.device_count()} CUDA devices here, numbered from 0.")
     return torch.device("cuda", index)
-
-
-def at_least(given: Mapping[str, str], key: str, default: Any, least: int = 1) -> Any:
-    """A whole number of at least `least` in a mapping of texts, or the default if the key is missing.
-
-    Raises:
-        UsageError: The text is not such a number.
-    """
-    if key not in given:
-        return default
-    if not given[key].isascii() or not given[key].isdigit() or int(given[key]) < least:
-        raise UsageError(f"{key}={given[key]} must be a whole number of at least {least}.")
-    return int(given[key])
 
 
 def device_name(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...commands.cli import UsageError
+from ...errors import UsageError
 from .. import costs
 from ..plan import Plan
 from ..results import gather
