@@ -158,6 +158,18 @@ def test_one_storage_described_in_two_ways_is_read_in_both_or_refused(tmp_path: 
             file.read(file.content["b"])
 
 
+@pytest.mark.parametrize("change", [lambda data: data.insert(1, 0), lambda data: data.pop(1)], ids=["more", "less"])
+def test_numbers_of_the_older_layout_that_were_shifted_are_noticed(change: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({f"w{i}": torch.full((64,), float(i + 1)) for i in range(3)}, path, _use_new_zipfile_serialization=False)
+    data = bytearray(path.read_bytes())
+    at = min(data.index(torch.full((64,), float(i + 1)).numpy().tobytes()) for i in range(3))  # the first storage
+    middle = data[at : at + 256]
+    change(middle)
+    path.write_bytes(data[:at] + middle + data[at + 256 :] + bytes(8))
+    assert "are not where they should be" in complaint(path)
+
+
 # --- paths ---
 
 

@@ -34,6 +34,7 @@ _ZIP_ERRORS = (
     ValueError,
     OverflowError,
     LookupError,
+    OSError,  # an offset before the file's start
 )
 
 
@@ -169,11 +170,13 @@ class CheckpointFile:
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None:  # of a kind that is not read, and so of unknown length
                 break
-            at += 8
-            if at + storage.size > self.size:
+            if at + 8 + storage.size > self.size:
                 raise DamagedError("numbers are missing at its end")
-            self._starts[key] = at
-            at += storage.size
+            self._file.seek(at)
+            if int.from_bytes(self._file.read(8), "little") != storage.count:
+                raise DamagedError(f"the numbers {key!r} are not where they should be")
+            self._starts[key] = at + 8
+            at += 8 + storage.size
         return content
 
 
