@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -28,12 +27,9 @@ from .work import environment
 
 #: Arguments of Ultralytics that the benchmark sets itself, or that would silently make cells differ -> what to do.
 REFUSED = {
+    **dict.fromkeys(("project", "name", "exist_ok", "save_dir"), "results go to out="),
     "model": "name models with models=",
     "seed": "seeds=5 runs seeds 0 to 4, seeds=3,7 runs those",
-    "project": "results go to out=",
-    "name": "results go to out=",
-    "exist_ok": "results go to out=",
-    "save_dir": "results go to out=",
     "resume": "the same command resumes",
     "mode": "every run is a training and a validation",
     "task": "the heads of the models determine the task",
@@ -55,19 +51,12 @@ SEEDS = 5
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-        plan: The table; its datasets have no images for the report yet.
-        folder: Results folder.
-        splits: The val splits of the datasets.
-        values: Name -> value of the declared arguments.
-    """
-
-    plan: Plan
-    folder: Path
-    splits: tuple[Split, ...]
-    values: Mapping[str, Any]
+    plan: Plan  # the table; its datasets have no images for the report yet
+    folder: Path  # of the results
+    splits: tuple[Split, ...]  # the val splits of the datasets
+    values: Mapping[str, Any]  # name -> value of the declared arguments
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -117,7 +106,11 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
     if metric not in metrics_of(what):
         known = ", ".join(metrics_of(what))
         raise UsageError(f"metric={metric}: no such metric for {what}.{suggest(metric, METRICS)} Choices: {known}.")
-    folder = Path(values["out"] or _folder(kind, values["data"], arguments, start))
+    first = Path(values["data"][0]).resolve()
+    stem = first.parent.name if first.stem in ("data", "dataset") else first.stem
+    # The same folder for the same data, training arguments and weights, whatever the models and seeds.
+    name = f"{kind}-{stem}-{digest([','.join(values['data']), arguments, start])[:8]}"
+    folder = Path(values["out"] or Path("runs", "bench", name))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"out={folder}: this is no folder.")
     read: list[tuple[Dataset, Split]] = []
@@ -253,28 +246,16 @@ def read_start(word: Any) -> tuple[dict[str, str], str]:
     if word is True:
         raise UsageError("pretrained=True does not name the weights; name them: pretrained=yolov8n.pt.")
     from ultralytics import YOLO
-    from ultralytics.utils.downloads import attempt_download_asset
 
     from ..measure.model import quiet
 
-    path = Path(str(word))
-    if path.suffix != ".pt":
+    if Path(str(word)).suffix != ".pt":
         raise UsageError(f"pretrained={word}: starting weights are a .pt file of Ultralytics.")
-    with contextlib.suppress(Exception), quiet():
-        path = path if path.is_file() else Path(attempt_download_asset(str(word)))
-    if not path.is_file():
-        raise UsageError(f"pretrained={word}: there is no such file, and it could not be downloaded.")
     try:
-        with quiet():
-            YOLO(str(path))
+        with quiet():  # downloads a file of Ultralytics that is not here
+            path = Path(str(YOLO(str(word)).ckpt_path))
+        content = path.read_bytes()
     except Exception as e:  # whatever reading a foreign file raises
         reason = str(e).strip().partition("\n")[0]
         raise UsageError(f"pretrained={word}: these weights do not load: {type(e).__name__}: {reason}") from e
-    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, str(path.resolve())
-
-
-def _folder(kind: str, data: Sequence[str], arguments: Mapping[str, Any], start: Mapping[str, str]) -> str:
-    """A results folder that depends on data, training arguments and weights only, not on models and seeds."""
-    first = Path(data[0])
-    stem = first.resolve().parent.name if first.stem in ("data", "dataset") else first.stem
-    return f"runs/bench/{kind}-{stem}-{digest([','.join(data), arguments, dict(start)])[:8]}"
+    return {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}, str(path.resolve())

@@ -40,11 +40,9 @@ def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
         text = f"{stock.name} with {n} bottleneck{'s' * (n > 1)} more in its {kinds} rows"
         return Model(name, CONTROL, d, *cost(d, size, name), recipe=text, grown=True)
 
-    one = made(1)
-    step = one.gflops - stock.gflops
+    step = made(1).gflops - stock.gflops
     n = max(1, round((candidate.gflops - stock.gflops) / step)) if step > 0 else 1
-    near = [made(k) for k in {max(1, n - 1), n, n + 1}]
-    return min(near, key=lambda m: (abs(m.gflops - candidate.gflops), m.gflops))
+    return min(map(made, {max(1, n - 1), n, n + 1}), key=lambda m: (abs(m.gflops - candidate.gflops), m.gflops))
 
 
 def _rows(d: dict[str, Any]) -> list[list[Any]]:
@@ -92,20 +90,17 @@ def _wider(stock: Model, candidate: Model, size: Size) -> Model | None:
         text = f"{stock.name} at width {factor:g} instead of {width:g}"
         return Model(name, CONTROL, d, *cost(d, size, name), recipe=text)
 
-    low = width
-    high = round(width * math.sqrt(candidate.gflops / stock.gflops) * 1.15, 4)
+    low, high = width, round(width * math.sqrt(candidate.gflops / stock.gflops) * 1.15, 4)
     tried: list[Model] = []
-    for factor in [high, *[0.0] * 9]:
-        middle = factor or round((low + high) / 2, 4)
+    factor = high
+    for _ in range(10):
         try:
-            tried.append(made(middle))
+            tried.append(made(factor))
+            enough = tried[-1].gflops >= candidate.gflops
         except UsageError:  # some rows take multiples of 32 channels only
-            high = middle
-            continue
-        if tried[-1].gflops < candidate.gflops:
-            low = middle
-        else:
-            high = middle
+            enough = True
+        low, high = (low, factor) if enough else (factor, high)
+        factor = round((low + high) / 2, 4)
     wider = [m for m in tried if m.gflops > stock.gflops]
     return min(wider, key=lambda m: (abs(m.gflops - candidate.gflops), m.parameters), default=None)
 
@@ -123,20 +118,15 @@ def starting_weights(d: dict[str, Any], source: nn.Module) -> nn.Module:
     Returns:
         The deeper model, for the source's classes.
     """
-    import torch
-
     of_source: Any = source.yaml
     model = build({**d, "nc": of_source["nc"]})
     have, want = source.float().state_dict(), model.state_dict()
-    for key, tensor in want.items():
-        if key not in have:
-            continue
-        if have[key].shape == tensor.shape:
+    for key in have.keys() & want.keys():
+        if have[key].shape == want[key].shape:
             want[key] = have[key].clone()
-        elif tensor.dim() == 4 and have[key].shape[0] == tensor.shape[0] and have[key].shape[1] < tensor.shape[1]:
-            grown = torch.zeros_like(tensor)
-            grown[:, : have[key].shape[1]] = have[key]
-            want[key] = grown
+        elif want[key].dim() == 4 and len(have[key]) == len(want[key]) and have[key].shape[1] < want[key].shape[1]:
+            want[key] = want[key].new_zeros(want[key].shape)
+            want[key][:, : have[key].shape[1]] = have[key]
     model.load_state_dict(want)
     model.names = source.names
     return model

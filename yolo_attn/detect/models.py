@@ -31,15 +31,10 @@ MODEL_CLASSES = {
 
 @dataclass(frozen=True)
 class Size:
-    """The input and output sizes for which costs are counted.
+    """The input and output sizes for which costs are counted."""
 
-    Attributes:
-        imgsz: Side of the images in pixels.
-        classes: Number of classes; None for that of the YAML.
-    """
-
-    imgsz: int
-    classes: int | None = None
+    imgsz: int  # side of the images in pixels
+    classes: int | None = None  # None for the number of the YAML
 
 
 def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> list[Model]:
@@ -58,7 +53,7 @@ def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> 
 
     d, name = read_yaml(base)
     if len(d.get("scales", ())) > 1:
-        example = _scaled_name(base) if _scaled_name(base) != base else "yolov8n"
+        example = scaled_name(base) if scaled_name(base) != base else "yolov8n"
         raise UsageError(
             f"the stock model {base} has the scales {', '.join(d['scales'])}, and its name no scale letter. Add one to "
             f"all names, such as {example}."
@@ -66,8 +61,6 @@ def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> 
     stock = Model(name, STOCK, d, 0, 0.0, word=base)
     found = {name: stock}
     for word in words:
-        if list(words).count(word) > 1:
-            raise UsageError(f"models={word} is given twice.")
         d, name = _generated(word, base) if "@" in word else read_yaml(word, str(stock.d.get("scale") or ""))
         model = Model(name, CANDIDATE, d, 0, 0.0, word=word)
         if same(model, stock):
@@ -76,23 +69,23 @@ def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> 
             raise UsageError(f"models={word}: another model of this benchmark is called {name}, too.")
         _check_comparable(model, stock)
         found[name] = model
-    for name, model in found.items():
-        parameters, gflops = cost(model.d, size, model.word)
-        found[name] = replace(model, parameters=parameters, gflops=gflops)
+    found = {m.name: _with_cost(m, size) for m in found.values()}
     stock = found[stock.name]
     for model in list(found.values()) if controls else ():
-        if model.gflops <= stock.gflops * (1 + MATCH):
-            continue
-        if sys.stderr.isatty():
-            print(f"building a stock model of the cost of {model.name}", file=sys.stderr)
-        control = cost_control(stock, model, size)
-        if control is None:
-            continue
-        twin = next((m for m in found.values() if same(m, control)), None)
-        if twin is None:
-            found[control.name] = twin = control
-        found[model.name] = replace(model, control=twin.name)
+        if model.gflops > stock.gflops * (1 + MATCH):
+            if sys.stderr.isatty():
+                print(f"building a stock model of the cost of {model.name}", file=sys.stderr)
+            control = cost_control(stock, model, size)
+            if control:
+                twin = next((m for m in found.values() if same(m, control)), control)
+                found[twin.name] = twin
+                found[model.name] = replace(model, control=twin.name)
     return list(found.values())
+
+
+def _with_cost(model: Model, size: Size) -> Model:
+    parameters, gflops = cost(model.d, size, model.word)
+    return replace(model, parameters=parameters, gflops=gflops)
 
 
 def with_costs(models: Iterable[Model], datasets: Iterable[Dataset], size: Size) -> list[Model]:
@@ -111,10 +104,8 @@ def _check_comparable(model: Model, stock: Model) -> None:
     Raises:
         UsageError: It has not.
     """
-    for what, ours, theirs in (
-        ("task", task(model.d), task(stock.d)),
-        ("scale", model.d.get("scale"), stock.d.get("scale")),
-    ):
+    scales = model.d.get("scale"), stock.d.get("scale")
+    for what, ours, theirs in (("task", task(model.d), task(stock.d)), ("scale", *scales)):
         if ours and theirs and ours != theirs:
             raise UsageError(
                 f"models={model.word} has {what} {ours}, but the stock model {stock.name} has {what} {theirs}. Models "
@@ -143,17 +134,14 @@ def stock_of(words: Sequence[str]) -> str:
         """With a scale letter, or without where each scale has its file, as YOLOv9's and YOLOv10's."""
         return name in stock_files() or re.sub(r"(\d)[nslmx]", r"\1", name, count=1) in stock_files()
 
-    first = next((w for w in words if "@" not in w), None)
-    if first is None:
-        return "yolov8n"
+    first = next((w for w in words if "@" not in w), "yolov8n")
     stem = Path(first).stem
     if known(stem):
         return first
     ending = next((e for e in TASKS.values() if e and stem.endswith(e)), "")
     parts = stem.removesuffix(ending).split("-")
     for n in range(len(parts), 0, -1):
-        name = "-".join(parts[:n]) + ending
-        if known(name):
+        if known(name := "-".join(parts[:n]) + ending):
             return name
     raise UsageError(
         f"models={first}: its name does not begin with a stock model's, so there is nothing to compare it with. "
@@ -197,10 +185,10 @@ def known_names() -> tuple[str, ...]:
     from ..yamls import shipped as assets
     from ..yamls.base import stock_files
 
-    return tuple(_scaled_name(s) for s in (*stock_files(), *(p.stem for p in assets.model_yamls())))
+    return tuple(scaled_name(s) for s in (*stock_files(), *(p.stem for p in assets.model_yamls())))
 
 
-def _scaled_name(stem: str) -> str:
+def scaled_name(stem: str) -> str:
     """A model's name at scale n."""
     return re.sub(r"^(yolov?\d+)(?=$|[-.])", r"\1n", stem)
 
@@ -215,7 +203,7 @@ def _generated(word: str, base: str) -> tuple[dict[str, Any], str]:
     if len(carrier) > 1 or not block or not place:
         raise UsageError(f"models={word} is not of the form block@place or block@place@carrier, such as hilo@neck.")
     try:
-        made = build_yaml(base, block, place.replace("+", ","), None, carrier[0] if carrier else None)
+        made = build_yaml(base, block, place.replace("+", ","), None, carrier=carrier[0] if carrier else None)
     except (ModelError, ValueError) as e:
         raise UsageError(f"models={word}: {e}") from e
     return _scaled(made.d, guess_model_scale(base) or ""), f"{Path(base).stem}-{word}"
@@ -261,8 +249,7 @@ def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
     except UsageError:
         raise
     except Exception as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UsageError(f"models={word} does not build: {reason}") from e
+        raise UsageError(f"models={word} does not build: {(str(e) or type(e).__name__).splitlines()[0]}") from e
     if not gflops:
         raise UsageError(f"models={word}: its GFLOPs cannot be counted at imgsz={size.imgsz}.")
     return parameters, gflops

@@ -37,70 +37,39 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Model:
-    """One model of the table.
+    """One model of the table."""
 
-    Attributes:
-        name: Its name in the report.
-        role: stock, candidate or control.
-        d: The parsed YAML with its one scale; Ultralytics builds the model from it.
-        parameters: Of the model that is trained on the first dataset, with that dataset's number of classes.
-        gflops: Of the same model, at the image size of the benchmark.
-        control: Name of the cost-matched control, for candidates that have one.
-        recipe: How a control was made, in words; empty for others.
-        grown: The control starts from the stock weights, with zeros where it is larger.
-        word: The entry of `models=` that it came from.
-        costs: Dataset -> parameters and GFLOPs, for datasets with another number of classes than the first.
-    """
-
-    name: str
-    role: str
-    d: dict[str, Any]
-    parameters: int
-    gflops: float
-    control: str = ""
-    recipe: str = ""
-    grown: bool = False
-    word: str = ""
+    name: str  # in the report
+    role: str  # stock, candidate or control
+    d: dict[str, Any]  # the parsed YAML with its one scale; Ultralytics builds the model from it
+    parameters: int  # of the model that is trained on the first dataset, with that dataset's number of classes
+    gflops: float  # of the same model, at the image size of the benchmark
+    control: str = ""  # name of the cost-matched control, for candidates that have one
+    recipe: str = ""  # how a control was made, in words
+    grown: bool = False  # the control starts from the stock weights, with zeros where it is larger
+    word: str = ""  # the entry of `models=` that it came from
+    #: Dataset -> parameters and GFLOPs, for datasets with another number of classes than the first.
     costs: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset of the table.
+    """One dataset of the table."""
 
-    Attributes:
-        name: Its name in the report.
-        path: The YAML, or the folder of a classification dataset, on this machine.
-        task: Ultralytics' name of the task.
-        fingerprint: SHA-256 of the labels, and of the names and sizes of image files.
-        names: Classes, in their order.
-        images: Split -> number of images that are used.
-        objects: Split -> number of objects of each class.
-        samples: Images that the report shows: file in the results folder, image, width, height, truth.
-        root: The folder that `path:` in the YAML means; empty for classification.
-    """
-
-    name: str
-    path: str
-    task: str
-    fingerprint: str
-    names: tuple[str, ...]
-    images: dict[str, int]
-    objects: dict[str, list[int]] = field(default_factory=dict)
-    samples: tuple[dict[str, Any], ...] = ()
-    root: str = ""
+    name: str  # in the report
+    path: str  # the YAML, or the folder of a classification dataset, on this machine
+    task: str  # Ultralytics' name of the task
+    fingerprint: str  # SHA-256 of the labels, and of the names and sizes of image files
+    names: tuple[str, ...]  # classes, in their order
+    images: dict[str, int]  # split -> number of images that are used
+    objects: dict[str, list[int]] = field(default_factory=dict)  # split -> number of objects of each class
+    samples: tuple[dict[str, Any], ...] = ()  # images for the report: file in the results folder, image, size, truth
+    root: str = ""  # the folder that `path:` in the YAML means; empty for classification
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the table.
-
-    Attributes:
-        id: Digest of the identity.
-        model: Name of the model.
-        data: Name of the dataset.
-        seed: Of initial weights, image order and augmentation.
-    """
+    """One entry of the table; `id` is a digest of its identity."""
 
     id: str
     model: str
@@ -114,35 +83,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole table.
+    """A whole table."""
 
-    Attributes:
-        command: As typed.
-        metric: The metric of the verdicts.
-        arguments: For Ultralytics, the same in all cells.
-        start: Starting weights: file name and SHA-256; empty for training from scratch.
-        seeds: The seeds.
-        models: Stock first.
-        datasets: The datasets.
-        versions: Versions that decide results.
-        cells: In the order in which they run: seed by seed, so that an early end leaves complete pairs.
-        format: Version of this file.
-        kind: The command that made it: detect, or places, whose report ranks them.
-        local: What decides no result: path of the starting weights, and whether trained weights are kept.
-    """
-
-    command: str
-    metric: str
-    arguments: dict[str, Any]
-    start: dict[str, str]
+    command: str  # as typed
+    metric: str  # the metric of the verdicts
+    arguments: dict[str, Any]  # for Ultralytics, the same in all cells
+    start: dict[str, str]  # starting weights: file name and SHA-256; empty for training from scratch
     seeds: tuple[int, ...]
-    models: tuple[Model, ...]
+    models: tuple[Model, ...]  # stock first
     datasets: tuple[Dataset, ...]
-    versions: dict[str, str]
-    cells: tuple[Cell, ...] = ()
+    versions: dict[str, str]  # versions that decide results
+    cells: tuple[Cell, ...] = ()  # in the order of the runs: seed by seed, so that an early end leaves complete pairs
     format: int = FORMAT
-    kind: str = DETECT
-    local: dict[str, Any] = field(default_factory=dict)
+    kind: str = DETECT  # the command that made it: detect, or places, whose report ranks them
+    local: dict[str, Any] = field(default_factory=dict)  # decides no result: start (path of the weights), keep
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -157,14 +111,15 @@ class Plan:
         """
         if d["format"] != FORMAT:
             raise ValueError(f"format {d['format']} instead of {FORMAT}")
-        d = dict(d)
-        d["models"] = tuple(Model(**m) for m in d["models"])
-        d["datasets"] = tuple(
-            Dataset(**{**s, "names": tuple(s["names"]), "samples": tuple(s["samples"])}) for s in d["datasets"]
-        )
-        d["cells"] = tuple(Cell(**c) for c in d["cells"])
-        d["seeds"] = tuple(d["seeds"])
-        return cls(**d)
+        parts = {
+            "models": tuple(Model(**m) for m in d["models"]),
+            "datasets": tuple(
+                Dataset(**{**s, "names": tuple(s["names"]), "samples": tuple(s["samples"])}) for s in d["datasets"]
+            ),
+            "cells": tuple(Cell(**c) for c in d["cells"]),
+            "seeds": tuple(d["seeds"]),
+        }
+        return cls(**{**d, **parts})
 
     def model(self, name: str) -> Model:
         """The model of that name."""
@@ -194,12 +149,8 @@ class Plan:
 
     def with_cells(self) -> Plan:
         """This plan with its cells worked out."""
-        cells = (
-            Cell(digest(self.identity(m, s, seed))[:16], m.name, s.name, seed)
-            for seed in self.seeds
-            for s in self.datasets
-            for m in self.models
-        )
+        rows = [(seed, data, model) for seed in self.seeds for data in self.datasets for model in self.models]
+        cells = (Cell(digest(self.identity(m, s, seed))[:16], m.name, s.name, seed) for seed, s, m in rows)
         return replace(self, cells=tuple(cells))
 
     def job(self, cell: Cell) -> dict[str, Any]:

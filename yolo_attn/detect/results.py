@@ -11,12 +11,14 @@ from dataclasses import asdict
 from typing import Any
 
 from . import costs, ranking, sentences
-from .plan import CANDIDATE, PLACES, STOCK, Cell, Dataset, Model, Plan
-from .statistics import Paired, mean_interval, paired
+from .plan import CANDIDATE, PLACES, Cell, Dataset, Model, Plan
+from .statistics import mean_interval, paired
 from .store import DONE, FAILED, Store
 
 #: Metrics that are known for classes and for sizes of objects.
 PARTS = ("mAP50-95", "mAP50")
+DATASET = ("name", "task", "names", "images", "objects", "samples")
+MODEL = ("name", "role", "parameters", "gflops", "control", "recipe", "grown", "word")
 Values = dict[str, dict[int, float]]
 
 
@@ -39,36 +41,26 @@ def gather(store: Store) -> dict[str, Any]:
     plan = store.read_plan()
     cells = [_cell(store, c) for c in plan.cells]
     measured = costs.read(store, plan) or {}
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault((cell["data"], cell["model"]), []).append(cell)
     rows = []
     for data in plan.datasets:
-        values = {m.name: _values(groups.get((data.name, m.name), ())) for m in plan.models}
-        for model in plan.models:
-            own = groups.get((data.name, model.name), [])
-            rows.append(_row(plan, data, model, own, values, measured.get("rows", {}).get(data.name, {})))
-    machines: list[dict[str, Any]] = []
-    for cell in cells:
-        if cell["machine"] and cell["machine"] not in machines:
-            machines.append(cell["machine"])
+        own = {m.name: [c for c in cells if (c["data"], c["model"]) == (data.name, m.name)] for m in plan.models}
+        latency = measured.get("rows", {}).get(data.name, {})
+        values = {name: _values(of_model) for name, of_model in own.items()}
+        rows += [_row(plan, data, m, own[m.name], values, latency.get(m.name) or {}) for m in plan.models]
+    machines = [c["machine"] for c in cells if c["machine"]]
     states = [c["state"] for c in cells]
-    results: dict[str, Any] = {
-        "command": plan.command,
-        "metric": plan.metric,
-        "arguments": dict(plan.arguments),
-        "start": dict(plan.start),
-        "seeds": list(plan.seeds),
-        "versions": dict(plan.versions),
-        "machines": machines,
-        "datasets": [_dataset(d) for d in plan.datasets],
-        "models": [_model(m) for m in plan.models],
-        "rows": rows,
-        "cells": cells,
-        "counts": {state: states.count(state) for state in dict.fromkeys(states)},
-        "costs": measured.get("setup", {}),
-    }
-    results = finite(results)
+    results: dict[str, Any] = finite(
+        {
+            **{k: getattr(plan, k) for k in ("command", "metric", "arguments", "start", "seeds", "versions")},
+            "machines": [m for i, m in enumerate(machines) if m not in machines[:i]],
+            "datasets": [{k: getattr(d, k) for k in DATASET} for d in plan.datasets],
+            "models": [{k: getattr(m, k) for k in MODEL} for m in plan.models],
+            "rows": rows,
+            "cells": cells,
+            "counts": {state: states.count(state) for state in dict.fromkeys(states)},
+            "costs": measured.get("setup", {}),
+        }
+    )
     if plan.kind == PLACES:
         results["places"] = ranking.ranking(results)
     results["warnings"] = [*sentences.warnings(results), *measured.get("remarks", [])]
@@ -85,34 +77,16 @@ def finite(value: Any) -> Any:
     return [finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _dataset(data: Dataset) -> dict[str, Any]:
-    d = asdict(data)
-    return {k: d[k] for k in ("name", "task", "names", "images", "objects", "samples")}
-
-
-def _model(model: Model) -> dict[str, Any]:
-    names = ("name", "role", "parameters", "gflops", "control", "recipe", "grown", "word")
-    return {k: getattr(model, k) for k in names}
-
-
 def _cell(store: Store, cell: Cell) -> dict[str, Any]:
-    """One cell and what came out of it."""
+    """One cell and its outcome."""
     state = store.state(cell.id)
     outcome = (store.result(cell.id) if state.name == DONE else None) or {}
     peak = outcome.get("peak_bytes") or {}
     return {
-        "id": cell.id,
-        "data": cell.data,
-        "model": cell.model,
-        "seed": cell.seed,
+        **vars(cell),
         "state": state.name,
         "reason": state.reason,
-        "values": outcome.get("values", {}),
-        "classes": outcome.get("classes", {}),
-        "sizes": outcome.get("sizes", {}),
-        "curves": outcome.get("curves", {}),
-        "samples": outcome.get("samples", {}),
-        "machine": outcome.get("machine", {}),
+        **{k: outcome.get(k, {}) for k in ("values", "classes", "sizes", "curves", "samples", "machine")},
         "seconds": outcome.get("seconds"),
         "peak_bytes": peak.get("cuda", peak.get("resident")),
         "order": outcome.get("order", ""),
@@ -123,10 +97,8 @@ def _values(cells: Iterable[Mapping[str, Any]]) -> Values:
     """Metric -> seed -> value, of the cells that are done; "mAP50-95 small" and its like are among the metrics."""
     found: Values = {}
     for cell in cells:
-        values = dict(cell["values"])
-        for size, of_size in cell["sizes"].items():
-            values |= {f"{part} {size}": of_size[part] for part in PARTS if part in of_size}
-        for metric, value in values.items():
+        of_sizes = {f"{part} {size}": v[part] for size, v in cell["sizes"].items() for part in PARTS if part in v}
+        for metric, value in {**cell["values"], **of_sizes}.items():
             if math.isfinite(value):
                 found.setdefault(metric, {})[cell["seed"]] = value
     return found
@@ -138,21 +110,17 @@ def _row(
     model: Model,
     cells: list[dict[str, Any]],
     values: Mapping[str, Values],
-    measured: Mapping[str, Any],
+    latency: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A model on a dataset."""
     done = [c for c in cells if c["state"] == DONE]
-    own = values[model.name]
-    against = {m.name: values[m.name].get(plan.metric, {}) for m in plan.models}
-    stock = next((m.name for m in plan.models if m.role == STOCK), "")
-
     parameters, gflops = model.costs.get(data.name, (model.parameters, model.gflops))
-    latency = measured.get(model.name) or {}
 
     def versus(other: str) -> dict[str, Any] | None:
-        if not other or other not in against or other == model.name:
+        if other not in values or other == model.name:
             return None
-        return _paired(paired(against[model.name], against[other]))
+        found = paired(*(values[name].get(plan.metric, {}) for name in (model.name, other)))
+        return {**asdict(found), "differences": {str(s): d for s, d in (found.differences or {}).items()}}
 
     return {
         "data": data.name,
@@ -160,20 +128,16 @@ def _row(
         "role": model.role,
         "n": len(done),
         "failed": sum(c["state"] == FAILED for c in cells),
-        "metrics": {metric: _spread(by_seed) for metric, by_seed in own.items()},
-        "classes": _classes(done, data.names),
-        "sizes": _sizes(done),
+        "metrics": {metric: _spread(by_seed) for metric, by_seed in values[model.name].items()},
+        "classes": {n: _means(c["classes"].get(n, {}) for c in done) for n in data.names if _has(done, "classes", n)},
+        "sizes": {s: _objects(done, s) for s in ("small", "medium", "large") if _has(done, "sizes", s)},
         "seconds": mean(c["seconds"] for c in done),
         "peak_bytes": max((c["peak_bytes"] for c in done if c["peak_bytes"]), default=None),
         "cost": {"parameters": parameters, "gflops": gflops, **{k: latency.get(k) for k in costs.MEASURED}},
-        "vs_stock": versus(stock),
+        "vs_stock": versus(plan.stock.name),
         "vs_control": versus(model.control) if model.role == CANDIDATE else None,
         "control": model.control,
     }
-
-
-def _paired(found: Paired) -> dict[str, Any]:
-    return {**asdict(found), "differences": {str(s): d for s, d in (found.differences or {}).items()}}
 
 
 def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
@@ -187,18 +151,17 @@ def mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _classes(done: list[dict[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """Means of each class that the validation images have."""
-    known = [n for n in names if any(n in c["classes"] for c in done)]
-    return {name: {part: mean(c["classes"].get(name, {}).get(part) for c in done) for part in PARTS} for name in known}
+def _means(parts: Iterable[Mapping[str, float]]) -> dict[str, float | None]:
+    """Means of the metrics in `PARTS`."""
+    found = list(parts)
+    return {part: mean(p.get(part) for p in found) for part in PARTS}
 
 
-def _sizes(done: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Number of small, medium and large objects, and means of metrics."""
-    known = dict.fromkeys(size for c in done for size in c["sizes"])
-    found: dict[str, dict[str, Any]] = {}
-    for size in known:
-        of_size = [c["sizes"][size] for c in done if size in c["sizes"]]
-        found[size] = {"objects": of_size[0].get("objects")}
-        found[size] |= {part: mean(s.get(part) for s in of_size) for part in PARTS}
-    return found
+def _has(done: Iterable[Mapping[str, Any]], kind: str, name: str) -> bool:
+    return any(name in c[kind] for c in done)
+
+
+def _objects(done: Iterable[Mapping[str, Any]], size: str) -> dict[str, Any]:
+    """Number of objects of a size, and means of metrics."""
+    found = [c["sizes"][size] for c in done if size in c["sizes"]]
+    return {"objects": found[0].get("objects"), **_means(found)}

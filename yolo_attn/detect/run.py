@@ -22,23 +22,14 @@ from .work import FULL, End, failure
 
 @dataclass
 class Tally:
-    """What became of a benchmark.
+    """What became of a benchmark."""
 
-    Attributes:
-        done: Cells with a result, those of earlier commands included.
-        ran: Runs of this command that are done.
-        failed: Cell -> reason.
-        full: Why the command ended early: a full disk; empty otherwise.
-        interrupted: The user stopped it.
-        last: The run that ended last, with its score.
-    """
-
-    done: int = 0
-    ran: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    full: str = ""
-    interrupted: bool = False
-    last: str = ""
+    done: int = 0  # cells with a result, those of earlier commands included
+    ran: int = 0  # runs of this command that are done
+    failed: dict[str, str] = field(default_factory=dict)  # cell -> reason
+    full: str = ""  # why the command ended early: a full disk
+    interrupted: bool = False  # the user stopped it
+    last: str = ""  # the run that ended last, with its score
 
 
 def conduct(request: Request) -> int:

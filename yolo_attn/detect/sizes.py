@@ -1,4 +1,4 @@
-"""Average precision by size of objects, and predictions for pictures, from what a validator saw."""
+"""Average precision by size of objects, and predictions for images of the report, from a validator's results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 
 
 def _image_id(file: str) -> int | str:
-    """As Ultralytics names images in its predictions."""
+    """The name of an image in Ultralytics' predictions."""
     stem = Path(file).stem
     return int(stem) if stem.isnumeric() else stem
 
 
 def _size(file: str) -> tuple[int, int]:
-    """Width and height of an image as it is shown, from its header."""
+    """Width and height of an image as it is shown."""
     from PIL import Image
     from ultralytics.data.utils import exif_size
 
@@ -53,16 +53,8 @@ def by_size(validator: Any) -> dict[str, dict[str, float]]:
         width, height = _size(label["im_file"])  # rectangular validation takes "shape" out of the labels
         for c, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": validator.class_map[int(c)],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
+            of_object = {"category_id": validator.class_map[int(c)], "bbox": box, "area": box[2] * box[3]}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **of_object})
     counts = {s: sum(low <= a["area"] < high for a in annotations) for s, (low, high) in SIZES.items()}
     found: dict[str, dict[str, float]] = {size: {"objects": n} for size, n in counts.items()}
     predictions = [{**p, "image_id": ids[p["image_id"]]} for p in validator.jdict if p["image_id"] in ids]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ..measure.table import show
 from .plan import Plan
@@ -30,12 +28,11 @@ def print_status(store: Store, plan: Plan) -> None:
             own = [states[c.id].name for c in plan.cells if (c.data, c.model) == (data.name, model.name)]
             rows.append((data.name, model.name, *(str(own.count(s)) for s in STATES), model.role))
     show(("dataset", "model", *STATES, "role"), rows)
-    running, failed = ([c for c in plan.cells if states[c.id].name == name] for name in (RUNNING, FAILED))
+    running = [c for c in plan.cells if states[c.id].name == RUNNING]
+    failed = [(c, states[c.id]) for c in plan.cells if states[c.id].name == FAILED]
     _list("running", [f"{c}: {_who(store.progress(c.id))}" for c in running])
-    _list(
-        "failed; the same command tries them again",
-        [f"{c}: {states[c.id].reason} ({_log(states[c.id])})" for c in failed],
-    )
+    failures = [f"{c}: {s.reason} ({s.attempt / 'log.txt'})" for c, s in failed if s.attempt]
+    _list("failed; the same command tries them again", failures)
     left = time_left(store, plan, states)
     if running:
         text = f"about {duration(left)}" if left is not None else "unknown until a run has trained an epoch"
@@ -43,15 +40,11 @@ def print_status(store: Store, plan: Plan) -> None:
     elif counts[DONE] < len(plan.cells):
         text = f", about {duration(left)} with one run at a time" if left else ""
         print(f"\nnothing is running{text}; this resumes:\n  {plan.command}")
-    page = next((store.folder / n for n in ("report.html", "report.md") if (store.folder / n).exists()), None)
-    if page is None:
-        print(f"no report yet; this writes one of what is done: yolo-attn bench report {store.folder}")
+    pages = [p for p in (store.folder / "report.html", store.folder / "report.md") if p.exists()]
+    if pages:
+        print(f"report: {pages[0]}, written {duration(max(time.time() - pages[0].stat().st_mtime, 0))} ago")
     else:
-        print(f"report: {page}, written {_ago(page)} ago")
-
-
-def _log(state: State) -> Path:
-    return (state.attempt or Path()) / "log.txt"
+        print(f"no report yet; this writes one of what is done: yolo-attn bench report {store.folder}")
 
 
 def _list(title: str, lines: Sequence[str]) -> None:
@@ -66,13 +59,6 @@ def _who(progress: Mapping[str, object]) -> str:
         return "waiting to start"
     since = duration(max(time.time() - float(str(progress["began"])), 0.0))
     return f"{progress['share']:.0%} trained, on {progress['host']}, process {progress['pid']}, for {since}"
-
-
-def _ago(path: Path) -> str:
-    """Time since a file was written."""
-    with contextlib.suppress(OSError):
-        return duration(max(time.time() - path.stat().st_mtime, 0.0))
-    return "an unknown time"
 
 
 def time_left(store: Store, plan: Plan, states: Mapping[str, State]) -> float | None:

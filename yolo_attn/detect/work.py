@@ -26,19 +26,12 @@ ROOM, TAIL = 100 * 2**20, 2000
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        state: done, failed, stopped or disk full.
-        reason: For all but done.
-        outcome: For done.
-        files: File in the folder of the attempt -> content, from a run on another machine.
-    """
-
-    state: str
-    reason: str = ""
-    outcome: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    state: str  # done, failed, stopped or disk full
+    reason: str = ""  # for all but done
+    outcome: Mapping[str, Any] = field(default_factory=dict)  # for done
+    files: Mapping[str, bytes] = field(default_factory=dict)  # file -> content, from a run on another machine
 
 
 def train(
