@@ -6,8 +6,8 @@ import thop
 import torch
 
 from yolo_attn import registry
-from yolo_attn.yamls import costs
 from yolo_attn.measure.multiply_adds import multiply_adds
+from yolo_attn.yamls import costs
 
 MAPS = ((64, 80), (128, 40), (256, 20))  # P3, P4, P5 of yolov8n at 640 pixels
 PAGE = """# GFLOPs

@@ -10,12 +10,12 @@ import pytest
 from fabricated import EVIL_MODELS, MODELS, compared, fabricate, row_of
 from PIL import Image
 
-from yolo_attn.errors import UsageError
 from yolo_attn.detect import costs, report
 from yolo_attn.detect.models import read_yaml
 from yolo_attn.detect.plan import Plan
 from yolo_attn.detect.report import plots, text
 from yolo_attn.detect.results import gather
+from yolo_attn.errors import UsageError
 
 
 @pytest.mark.parametrize("kind", ("unfinished", "no seed"))
