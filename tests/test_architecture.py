@@ -13,6 +13,7 @@ from module_graph import PACKAGE, circles, part
 LAYERS = (
     ("__main__",),
     ("commands",),
+    ("loading",),
     ("detect", "inside", "patches", "training"),
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),

@@ -28,13 +28,13 @@ from torch.nn import functional as F
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
+from yolo_attn.loading import TransferError, transfer
 from yolo_attn.weights import checkpoints
 from yolo_attn.weights import official as authors
 from yolo_attn.weights.checkpoints import CheckpointError
 from yolo_attn.weights.checkpoints.recognise import recognise
 from yolo_attn.weights.checkpoints.refusals import MisfitError
 from yolo_attn.weights.official import Problem
-from yolo_attn.weights.pretrained import TransferError, transfer
 
 
 def maps_inside(model: YOLO, x: torch.Tensor) -> list[torch.Tensor]:

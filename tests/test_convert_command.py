@@ -15,8 +15,8 @@ from ultralytics.nn import tasks
 from yolo_attn.patches import safe_load
 
 from yolo_attn import commands
+from yolo_attn.loading import transfer
 from yolo_attn.weights import checkpoints
-from yolo_attn.weights.pretrained import transfer
 
 
 def converted(folder: Path, block: str = "smt_model") -> Path:

@@ -12,7 +12,7 @@ from transfer_models import build, config, stock, stock_checkpoint, write_yaml
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from yolo_attn.weights.pretrained import TransferError, transfer
+from yolo_attn.loading import TransferError, transfer
 
 
 @pytest.mark.parametrize(("there", "here"), [("yolov8s", "yolov8n"), ("yolov8n", "yolov8s")])

@@ -10,8 +10,8 @@ from torch import nn
 from transfer_models import MODELS, build, came_from, config, shake, stock, stock_checkpoint
 from ultralytics.nn import tasks
 
+from yolo_attn.loading import transfer
 from yolo_attn.weights.model_rows import head_strides
-from yolo_attn.weights.pretrained import transfer
 
 
 @pytest.mark.parametrize(("source_task", "task"), [("detect", "segment"), ("segment", "detect"), ("segment", "obb")])

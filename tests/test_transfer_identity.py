@@ -19,7 +19,7 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from yolo_attn import registry, releases
-from yolo_attn.weights.pretrained import transfer
+from yolo_attn.loading import transfer
 from yolo_attn.yamls import shipped as assets
 
 

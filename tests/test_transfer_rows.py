@@ -14,9 +14,9 @@ from ultralytics.nn import tasks
 
 import yolo_attn
 from yolo_attn import registry
+from yolo_attn.loading import transfer
 from yolo_attn.weights.alignment import align
 from yolo_attn.weights.model_rows import rows, strides_hold
-from yolo_attn.weights.pretrained import transfer
 from yolo_attn.yamls import build_yaml
 
 

@@ -14,7 +14,7 @@ from yolo_attn.patches import load_weights
 
 import yolo_attn
 from yolo_attn import patches
-from yolo_attn.weights.pretrained import transfer
+from yolo_attn.loading import transfer
 
 
 def test_the_same_model_is_left_to_ultralytics(monkeypatch):

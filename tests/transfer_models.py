@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 from ultralytics.nn import tasks
 
-from yolo_attn.weights.pretrained import TransferReport
+from yolo_attn.loading import TransferReport
 
 MODELS = {
     "detect": (tasks.DetectionModel, ""),

@@ -22,7 +22,7 @@ _LAZY = {
     "block_lr": "yolo_attn.training.block_lr:block_lr",
     "build_yaml": "yolo_attn.yamls:build_yaml",
     "gates": "yolo_attn.inside.gates:gates",
-    "transfer": "yolo_attn.weights.pretrained:transfer",
+    "transfer": "yolo_attn.loading:transfer",
 }
 
 __all__ = ["Block", "RegistryError", "__version__", "list_blocks", "register", *_LAZY]

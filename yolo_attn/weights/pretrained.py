@@ -8,11 +8,9 @@ whatever a release adds there (class rows by name, grey-scale input, its log lin
 from __future__ import annotations
 
 import copy
-import errno
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,71 +23,16 @@ from .class_rows import adopt_names, copy_by_name
 from .model_rows import TransferError
 from .transfer_report import FIRST, TransferReport, compare, item_count, name_of
 
-__all__ = ["TransferError", "TransferReport", "transfer"]
-
 
 @dataclass
-class _Request:
-    """What `transfer` asks of `load_aligned` below, through the frames of Ultralytics between them."""
+class Request:
+    """What `loading.transfer` asks of `load_aligned` below, through the frames of Ultralytics between them."""
 
     verbose: bool
     report: TransferReport | None = None
 
 
-_request: ContextVar[_Request | None] = ContextVar("_request", default=None)
-
-
-def transfer(model: Any, weights: Any, verbose: bool = True) -> TransferReport:
-    """Fill a model with pretrained weights and report where each tensor went.
-
-    `model.load(weights)` and `pretrained=weights` do the same for models with our blocks; this function also aligns
-    the rows of two stock models, such as yolov8 and yolov8-p2.
-
-    Args:
-        model: A `YOLO`, or the Ultralytics model inside one.
-        weights: Path of a checkpoint, a `YOLO`, a loaded checkpoint, or the model inside one.
-        verbose: Log one line.
-
-    Returns:
-        Per row of the model: where it came from, what was copied, what is new; and which weights were not used, and
-        why.
-
-    Raises:
-        TransferError: The weights have no rows, or are of another scale.
-        TypeError: `model` is no model of Ultralytics.
-        OSError: The weights are a path that is no file.
-    """
-    from ultralytics.engine.model import Model
-    from ultralytics.nn import tasks
-
-    from ..patches import load_weights
-
-    patch = load_weights.PATCH.status()
-    if patch.state not in ("live", "unknown"):
-        detail = f": {patch.detail}" if patch.detail else ""
-        raise RuntimeError(f"the patch 'load_weights' is {patch.state}{detail}. Remedy: {patch.remedy}.")
-    if not isinstance(model, (Model, tasks.BaseModel)):
-        raise TypeError(f"{type(model).__name__} is no model of Ultralytics; give a YOLO or its `.model`.")
-    if isinstance(weights, Model):
-        weights = weights.model
-    if isinstance(weights, (str, Path)) and Path(weights).is_dir():
-        raise IsADirectoryError(errno.EISDIR, "Is a directory; name the checkpoint file in it", str(weights))
-    request = _Request(verbose)
-    token = _request.set(request)
-    try:
-        if isinstance(model, Model):
-            model.load(weights)
-            if not model.ckpt:  # releases before 8.4.141: without it train() starts from scratch
-                model.ckpt = {"model": model.model}
-        else:
-            if isinstance(weights, (str, Path)):
-                weights, _ = tasks.load_checkpoint(weights)
-            model.load(weights, verbose)
-    finally:
-        _request.reset(token)
-    if request.report is None:
-        raise RuntimeError(f"the patch 'load_weights' was not called: {patch.detail}. Remedy: {patch.remedy}.")
-    return request.report
+REQUEST: ContextVar[Request | None] = ContextVar("request", default=None)
 
 
 def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, verbose: bool = True) -> None:
@@ -104,7 +47,7 @@ def load_aligned(original: Callable[..., Any], model: nn.Module, weights: Any, v
     Raises:
         TransferError: A model with our blocks is involved, and the weights have no rows or are of another scale.
     """
-    request = _request.get()
+    request = REQUEST.get()
     source = _module_of(weights)
     if request is None and not (registry.has_blocks(model) or (source is not None and registry.has_blocks(source))):
         original(model, weights, verbose)
