@@ -5,7 +5,7 @@ Paper   Wan et al., Mixed local channel attention for object detection, Engineer
 Code    https://github.com/wandahangFY/MLCA at afbeb47, MLCA.py. Ours differs: the adaptive poolings are products
         with small matrices made from the map's size (same numbers), which export to ONNX at any size and have a
         deterministic backward pass on every device.
-Shapes  B batch, C channels, S regions per side, H W height and width
+Shapes  B batch, C channels, S regions per side, N = S S C, H W height and width
 
     l    = adaptive mean of x over S x S regions                B C S S
     g    = mean of l over the regions                           B C 1 1

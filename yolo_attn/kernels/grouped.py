@@ -11,7 +11,7 @@ Measured, time of the separate groups over that of joined ones, 1 x 64 x 40 x 40
     training                  2.15   1.10
     training, dilated by 2    1.23   1.00
 
-Shapes  B batch, I O channels in and out, P Q height and width of the output
+Shapes  B batch, I O channels in and out, H W height and width, P Q those of the output
 """
 
 from __future__ import annotations

@@ -7,17 +7,18 @@ Code    https://github.com/qhfan/CloFormer at 9181f69, classification/models/blo
         `pooling="floor"` leaves them out, as the authors' pooling does where their code runs); a zero anywhere in
         `group_split`; one projection for the queries, keys and values of all branches; attention over pooled positions
         without the N x M matrix; swish is the plain SiLU.
-Shapes  B batch, C channels, d channels per head, h heads of the global branch, G_j heads of branch j, m_j = G_j d its
-        channels, T = 3m, H W height and width, N = H W positions, P Q windows of side s along the axes, M = P Q
+Shapes  B batch, C channels, D channels of a head, h heads of the global branch, G_j heads of branch j, m = m_j = G_j D
+        its channels, T = 3 m, I = 2 m, H W height and width, N = H W positions, P Q windows of side s along the axes,
+        M = P Q
 
     local branch j, kernel size k_j:
       q, k, v = dwconv_kj(conv1x1(x))                       B m_j H W each    shared weights gather the neighbourhood
-      w       = tanh(AttnMap(q * k) / sqrt(d))              B m_j H W         in (-1, 1), per position and channel
+      w       = tanh(AttnMap(q * k) / sqrt(D))              B m_j H W         in (-1, 1), per position and channel
       local_j = w * v                                       B m_j H W
       AttnMap = conv1x1 -> swish -> conv1x1                                   no softmax: the non-linearity is stronger
     global branch:
       q       = conv1x1(x);  k, v = conv1x1(avgpool_s(x))   B m N;  B m M
-      global  = softmax(q k^T / sqrt(d)) v                  B m H W
+      global  = softmax(q k^T / sqrt(D)) v                  B m H W
     y = conv1x1(concat(local_1, ..., global))               B C H W
 """
 
@@ -211,11 +212,11 @@ class AttnConv(nn.Module):
         (b, m, height, width), (p, q) = q_BmHW.shape, kv_BIPQ.shape[2:]
         heads, d = self.global_heads, self.head_dim
         # PyTorch's attention without the N x M weights wants a last dimension of stride 1.
-        q_BhNd = q_BmHW.reshape(b, heads, d, height * width).transpose(2, 3).contiguous()
-        k_BhMd, v_BhMd = kv_BIPQ.reshape(b, 2 * heads, d, p * q).transpose(2, 3).contiguous().chunk(2, 1)
+        q_BhND = q_BmHW.reshape(b, heads, d, height * width).transpose(2, 3).contiguous()
+        k_BhMD, v_BhMD = kv_BIPQ.reshape(b, 2 * heads, d, p * q).transpose(2, 3).contiguous().chunk(2, 1)
         dropout = self.attn_drop if self.training else 0.0
-        y_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhMd, v_BhMd, dropout_p=dropout, scale=self.scale)
-        return y_BhNd.transpose(2, 3).reshape(b, m, height, width)
+        y_BhND = F.scaled_dot_product_attention(q_BhND, k_BhMD, v_BhMD, dropout_p=dropout, scale=self.scale)
+        return y_BhND.transpose(2, 3).reshape(b, m, height, width)
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolution whose output is the operator's output."""

@@ -5,7 +5,7 @@ Paper   Pan et al., Less is More: Pay Less Attention in Vision Transformers, AAA
 Code    https://github.com/ziplab/LIT at 742e961, classification/code_for_lit_s_m_b, classification/code_for_lit_ti and
         detection. Ours differs: any height and width (rounding="floor" gives the authors' map sizes); LIT-Ti's class
         token and its own position are one parameter, as they are only ever added.
-Shapes  B batch, C channels, C_i channels of stage i, H W height and width, of the image in a network
+Shapes  B batch, C channels, C_i channels of stage i, H W height and width, of the image in a network, N = H W
 
     stem      conv 4x4, stride 4 -> ln                             B C_1 H/4 W/4
     stages    MLP blocks, MLP blocks, attention blocks, attention blocks;
@@ -207,8 +207,8 @@ class LITMaps(Backbone):
 class LITClassifier(Classifier):
     """The authors' head: on the mean of the normalised map, or on a class token where positions are absolute."""
 
+    patch_embed: PatchEmbed
     layers: nn.ModuleList
-    patch_embed: nn.Module
 
     def __init__(self, size: str, num_classes: int, in_channels: int, options: Mapping[str, Any]) -> None:
         super().__init__(size, num_classes, in_channels, options)

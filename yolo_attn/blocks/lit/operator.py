@@ -9,7 +9,7 @@ Code    https://github.com/ziplab/LIT at 742e961, classification and detection. 
         - Odd maps keep their last row and column (rounding="ceil"); rounding="floor" drops them, as theirs does.
         - The table of relative positions is resized bicubically for maps of another size, as in their detection code.
 Shapes  B batch, C channels, H W height and width, N = H W positions, h heads, D = C / h channels of a head, T taps of a
-        patch, R S rows and columns of patches
+        patch, O = 2 T offsets, R S rows and columns of patches
 
     attn    proj(softmax(q k^T / sqrt(D) + P) v),  P_ij = table[y_i - y_j, x_i - x_j]          N x N per head
     DTM     gelu(bn(sum_t W_t x(p_t + o_t))),  o = conv_2x2,s2(x)        p_t: the four positions of a 2 x 2 patch

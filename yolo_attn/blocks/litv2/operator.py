@@ -10,7 +10,7 @@ Code    https://github.com/ziplab/LITv2 at 7501c86, detection/mmdet/models/backb
         - The 1x1 projections that read the same map (Hi-Fi's q, k, v and Lo-Fi's q) are one convolution.
         - 2x2 windows are attended elementwise, all at once; Lo-Fi's N x M weights are never held.
 Shapes  B batch, C channels, H W height and width, D channels of a head, h Hi-Fi heads, l Lo-Fi heads, s side of a
-        window, T = s s positions of a window, n = P Q windows, N = H W queries, M = P Q pooled keys
+        window, T = s s positions of a window, n = P Q windows, m = h n, N = H W queries, M = P Q pooled keys
 
     hi   = proj(softmax(q k^T / sqrt(D)) v)      B hD H W    q, k, v from x, both within one s x s window
     lo   = proj(softmax(q k^T / sqrt(D)) v)      B lD H W    q from x, k and v from the mean of each s x s window
@@ -170,7 +170,7 @@ class HiLo(nn.Module):
     def _attend_by_window(self, q_BhDTn: Tensor, k_BhDTn: Tensor, v_BhDTn: Tensor, mask_1Tn: Tensor | None) -> Tensor:
         """Attention for larger windows: one matrix product per head and window; the weights are never held."""
         batch, h, d, t, _ = q_BhDTn.shape
-        # Windows go with the heads (m = h n), not the batch: CUDA kernels take at most 65535 batch items.
+        # Windows go with the heads, not the batch: CUDA kernels take at most 65535 batch items.
         q_BmTD, k_BmTD, v_BmTD = (
             z.permute(0, 1, 4, 3, 2).reshape(batch, -1, t, d) for z in (q_BhDTn, k_BhDTn, v_BhDTn)
         )

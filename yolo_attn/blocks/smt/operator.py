@@ -4,14 +4,14 @@ Paper   Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://
 Code    AFeng-x/SMT@11e954d, models/smt.py. Ours differs: images instead of token sequences; the modulator is not kept
         on the module (theirs breaks deepcopy); the heads' interleave is part of joining them, not a copy of its own;
         attention never holds its N x N weights; one image of one position trains. Blocks: `blocks`; network: `network`.
-Shapes  B batch, C channels, H W height and width, N = H W positions, h heads, G = C / h channels of a head, r expansion
+Shapes  B batch, C channels, H W height and width, N = H W positions, h heads, D = C / h channels of a head, r expansion
 
 SAM     v, s = W_v x, W_s x                                    B C H W
-        d_i  = DWConv_{3+2i}(s_i)             i = 0 .. h-1     B G H W     multi-head mixed convolution (MHMC)
-        z_g  = [d_0[g], .., d_{h-1}[g]]       g = 0 .. G-1     B h H W     one channel of every head
+        d_i  = DWConv_{3+2i}(s_i)             i = 0 .. h-1     B D H W     multi-head mixed convolution (MHMC)
+        z_g  = [d_0[g], .., d_{h-1}[g]]       g = 0 .. D-1     B h H W     one channel of every head
         m    = W_inter GELU(BN([W_intra,g z_g for g]))         B C H W     scale-aware aggregation (SAA); r C inside
         y    = W_proj (m * v)                                  B C H W
-MSA     y    = W_proj (softmax(q k^T / sqrt(G)) v + DWConv_3(v))           q, k, v = W_q x, W_k x, W_v x
+MSA     y    = W_proj (softmax(q k^T / sqrt(D)) v + DWConv_3(v))           q, k, v = W_q x, W_k x, W_v x
 Mlp     y    = W_2 GELU(u + DWConv_3(u))                                   u = W_1 x
 """
 
@@ -74,8 +74,8 @@ class MultiHeadMixedConv(nn.Module):
         """Convolve each head's channels and interleave the heads."""
         parts = s.chunk(len(self.heads), 1)
         # Stacking behind the channel axis joins the heads and interleaves them in the same copy.
-        z_BGhHW = torch.stack([conv(part) for conv, part in zip(self.heads, parts, strict=True)], 2)
-        return z_BGhHW.flatten(1, 2)
+        z_BDhHW = torch.stack([conv(part) for conv, part in zip(self.heads, parts, strict=True)], 2)
+        return z_BDhHW.flatten(1, 2)
 
 
 class ScaleAwareAggregation(Fusible):
@@ -239,15 +239,15 @@ class SMTAttention(nn.Module):
         """Attend over all positions and add the local term."""
         k, v = self.kv(x).chunk(2, 1)
         rate = self.attn_drop if self.training else 0.0
-        y_BhNG = F.scaled_dot_product_attention(
+        y_BhND = F.scaled_dot_product_attention(
             self._split(self.q(x)), self._split(k), self._split(v), dropout_p=rate, scale=self.scale
         )
         b, c, h, w = v.shape
-        y = y_BhNG.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        y = y_BhND.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
         return self.proj_drop(self.proj(self.attended(y) + self.local_conv(v)))
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        """B C H W -> B h N G."""
+        """B C H W -> B h N D."""
         b, c, h, w = x.shape
         # The channels of a position must lie side by side: SDPA on CPU silently holds the N x N weights otherwise.
         x_BHWC = x.permute(0, 2, 3, 1).contiguous()
