@@ -7,7 +7,7 @@ import torch
 
 from yolo_attn import registry
 from yolo_attn.measure.multiply_adds import multiply_adds
-from yolo_attn.yamls import costs
+from yolo_attn.yamls import shipped_costs as costs
 
 MAPS = ((64, 80), (128, 40), (256, 20))  # P3, P4, P5 of yolov8n at 640 pixels
 PAGE = """# GFLOPs
@@ -64,7 +64,7 @@ def operators() -> list[str]:
 
 
 def models() -> list[str]:
-    """Table of the models, from the counts in yolo_attn/yamls/costs.csv."""
+    """Table of the models, from the counts in yolo_attn/yamls/shipped_costs.csv."""
     found = costs.read()
     stock = found[costs.STOCK].gflops
     lines = ["| model | GFLOPs | against stock |", "|---|---|---|"]

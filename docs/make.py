@@ -3,9 +3,10 @@
     python docs/make.py            write whatever is out of step
     python docs/make.py --check    write nothing; exit code 1 if anything is out of step
 
-Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/costs.csv, docs/blocks.md,
-docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md, docs/bench.md and the
-pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
+Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
+docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
+docs/bench.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are
+generated.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from yolo_attn.atomic import write_text
 from yolo_attn.commands import list_blocks as blocks
 from yolo_attn.commands.yaml import generate
 from yolo_attn.measure.model import cost, quiet
-from yolo_attn.yamls import costs, shipped
+from yolo_attn.yamls import shipped
+from yolo_attn.yamls import shipped_costs as costs
 from yolo_attn.yamls.base import first_command
-from yolo_attn.yamls.costs import Cost
+from yolo_attn.yamls.shipped_costs import Cost
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -59,7 +61,7 @@ REPLACED = "the paper's backbone in place of YOLOv8's"
 
 
 def model_files() -> dict[Path, str]:
-    """The generated files for which models are built: cfg/ and costs.csv, as they should be."""
+    """The generated files for which models are built: cfg/ and shipped_costs.csv, as they should be."""
     out = {}
     for path in shipped.model_yamls():
         command = first_command(path.read_text(encoding="utf-8"))
@@ -69,7 +71,7 @@ def model_files() -> dict[Path, str]:
 
 
 def count(models: Iterable[str] | None = None) -> dict[str, Cost]:
-    """Build and count models at scale n; by default all of costs.csv, which takes about 20 seconds."""
+    """Build and count models at scale n; by default all of shipped_costs.csv, which takes about 20 seconds."""
     from ultralytics.nn.tasks import DetectionModel
 
     found = {}
@@ -95,7 +97,7 @@ def rows_of(path: Path) -> list[list[Any]]:
 
 
 def costs_csv(found: Iterable[Cost]) -> str:
-    """The content of costs.csv."""
+    """The content of shipped_costs.csv."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("model", "rows", "parameters", "gflops"))

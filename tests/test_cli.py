@@ -12,7 +12,7 @@ from jobs import clean_environment
 import yolo_attn
 from yolo_attn import commands, registry
 from yolo_attn.errors import UsageError
-from yolo_attn.yamls import costs
+from yolo_attn.yamls import shipped_costs as costs
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

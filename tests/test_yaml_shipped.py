@@ -10,7 +10,8 @@ from generated import RELATIVES, SHIPPED, built, rows_of, shipped_data
 
 from yolo_attn import registry
 from yolo_attn.commands.yaml import generate
-from yolo_attn.yamls import base, costs, shipped
+from yolo_attn.yamls import base, shipped
+from yolo_attn.yamls import shipped_costs as costs
 from yolo_attn.yamls.maps import build
 from yolo_attn.yamls.request import find_block
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .. import registry
-from ..yamls import costs
-from ..yamls.costs import Cost
+from ..yamls import shipped_costs as costs
+from ..yamls.shipped_costs import Cost
 from .parser import Argument, Command
 
 HEADER = ("operator", "rows", "paper", "model", "parameters", "GFLOPs")

@@ -1,4 +1,4 @@
-"""Parameters and GFLOPs of the shipped detection models, kept in costs.csv.
+"""Parameters and GFLOPs of the shipped detection models, kept in shipped_costs.csv.
 
 Building a model takes a third of a second, so the numbers are counted once, by `python docs/make.py`, and shipped;
 tests/test_yaml_shipped.py compares them with the counters.
@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = Path(__file__).with_name("costs.csv")
+FILE = Path(__file__).with_name("shipped_costs.csv")
 STOCK = "yolov8.yaml"
 
 
