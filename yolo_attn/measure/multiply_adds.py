@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from .. import registry
+from .. import kernels, registry
 
 PRODUCTS = {"mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"}
 PRODUCTS |= {"addcmul", "addcmul_", "lerp", "lerp_"}
@@ -100,7 +100,7 @@ def _count(module: nn.Module, inputs: Sequence[Tensor], blocks: Iterable[nn.Modu
     import thop
 
     counter = FunctionCounter()
-    with torch.no_grad(), ExitStack() as stack:
+    with torch.no_grad(), kernels.disabled(), ExitStack() as stack:
         for block in blocks:
             _attach(block, counter, stack)
         return int(thop.profile(module, inputs=inputs, verbose=False)[0]) + counter.multiply_adds
@@ -132,7 +132,7 @@ def _attach(block: nn.Module, counter: FunctionCounter, stack: ExitStack) -> Non
 
     stack.callback(block.register_forward_pre_hook(enter).remove)
     stack.callback(block.register_forward_hook(leave).remove)
-    for layer in block.modules():  # a kernel is not used where layers have hooks, so every layer is called as one
+    for layer in block.modules():
         if isinstance(layer, _ConvNd):
             stack.callback(layer.register_forward_pre_hook(into_layer).remove)
             stack.callback(layer.register_forward_hook(out_of_layer).remove)
