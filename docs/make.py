@@ -22,7 +22,6 @@ from typing import Any
 import counted
 import export_grid
 import measured
-import module_graph
 import yaml
 from pictures import PICTURES
 
@@ -108,7 +107,6 @@ def costs_csv(found: Iterable[Cost]) -> str:
 def documents() -> dict[Path, str]:
     """The other generated files, which take little time."""
     out = {DOCS / "img" / f"{name}.svg": draw() for name, draw in PICTURES.items()}
-    out[DOCS / "img" / "modules.svg"] = module_graph.draw()
     out[DOCS / "gflops.md"] = counted.page()
     out[DOCS / "promises.md"] = promises()
     out[DOCS / "blocks.md"] = block_page()

@@ -66,7 +66,7 @@ def test_a_wrong_fusion_exits_with_2_and_names_the_remedy(
         ("block=hilo task=detect base=yolo12-cls plce=neck", "Did you mean place"),
         ("block=hilo window_sise=2", "Did you mean window_size"),
         ("block=hilo heads=7", "multiple of heads=7"),
-        ("block=acmix stride=2", "do not fit together"),
+        ("block=acmix stride=2", "it cannot change the size"),
         ("block=hilo window_size=[2", "YAML cannot read"),
         ("block=hilo block=sam", "given twice"),
         ("block", "block needs a value: block=…."),

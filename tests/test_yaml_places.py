@@ -17,9 +17,9 @@ from yolo_attn import registry
 from yolo_attn.yamls import ModelError, base, build_yaml
 from yolo_attn.yamls.edits import apply
 from yolo_attn.yamls.maps import measure
-from yolo_attn.yamls.placement import edits
+from yolo_attn.yamls.placement import plan_edits
 from yolo_attn.yamls.pyramid import Pyramid
-from yolo_attn.yamls.request import request
+from yolo_attn.yamls.request import read_request
 
 PLACES = ("both", "backbone", "neck", "P2", "P3", "P4", "P5", "backbone.P4", "neck.P5", "before:5", "after:4", "sppf")
 
@@ -69,7 +69,7 @@ def test_levels_are_where_the_maps_have_that_stride() -> None:
 def changed(place: str) -> tuple[dict[str, Any], dict[int, int | None], list[int]]:
     """SAM rows in yolov8, without building the result."""
     stock = base.find("yolov8")
-    return apply(stock, edits(stock, request("sam", None, {}), place))
+    return apply(stock, plan_edits(stock, read_request("sam", None, {}), place))
 
 
 @pytest.mark.parametrize(

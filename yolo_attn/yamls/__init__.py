@@ -22,8 +22,8 @@ from .edits import Edit, apply
 from .learning_rate import KEY, with_block_lr
 from .maps import Map, check_builds, measure
 from .names import check_name
-from .placement import edits
-from .request import CARRIERS, request
+from .placement import plan_edits
+from .request import CARRIERS, read_request
 from .writing import command_of, plain, render
 
 __all__ = ["CARRIERS", "Generated", "ModelError", "build_yaml", "check_name"]
@@ -103,14 +103,14 @@ def build_yaml(
     """
     given = Base(base.name, copy.deepcopy(base.d), base.command) if isinstance(base, Generated) else find(base)
     start = with_block_lr(with_task(given, task), block_lr)
-    wanted = request(block, carrier, {k: plain(k, v) for k, v in options.items()})
-    changes = edits(start, wanted, place)
+    wanted = read_request(block, carrier, {k: plain(k, v) for k, v in options.items()})
+    changes = plan_edits(start, wanted, place)
     what = f"{wanted.block.name} in {start.title} with place={place}"
     try:
         d, row_map, new_rows, maps = _built(start, changes, what)
     except ModelError:
         # The suggested options suit YOLOv8's channels; for other models the constructor's defaults may fit instead.
-        plainer = edits(start, replace(wanted, suggested=False), place)
+        plainer = plan_edits(start, replace(wanted, suggested=False), place)
         if plainer == changes:
             raise
         changes = plainer

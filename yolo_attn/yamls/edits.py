@@ -34,7 +34,7 @@ def apply(base: Base, changes: list[Edit]) -> tuple[dict[str, Any], dict[int, in
 
     Args:
         base: The base model.
-        changes: Sorted as `placement.edits` returns them.
+        changes: Sorted as `placement.plan_edits` returns them.
 
     Returns:
         The new YAML data; row of the base model -> new row, or None where another layer took its place; the new row of

@@ -16,7 +16,7 @@ from .request import CSP_KINDS, Request
 PARTS = ("backbone", "neck")
 
 
-def edits(base: Base, wanted: Request, place: str) -> list[Edit]:
+def plan_edits(base: Base, wanted: Request, place: str) -> list[Edit]:
     """The changes that put a block at a place.
 
     Args:

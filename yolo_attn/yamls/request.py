@@ -82,7 +82,7 @@ def check_options(block: Block, options: Mapping[str, Any]) -> None:
             raise ModelError(f"{block.name} has no option {option!r}.{suggest(option, known)} Its options: {listed}.")
 
 
-def request(block: str, carrier: str | None, options: Mapping[str, Any]) -> Request:
+def read_request(block: str, carrier: str | None, options: Mapping[str, Any]) -> Request:
     """Check the block, the carrier and the options that a user names.
 
     Raises:
