@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 import shlex
@@ -12,8 +13,9 @@ from xml.etree import ElementTree
 import make
 import pytest
 
-from yolo_attn import registry
-from yolo_attn.commands import COMMANDS
+from yolo_attn import commands, registry
+from yolo_attn.commands import COMMANDS, bench_detect
+from yolo_attn.commands.parser import Command
 from yolo_attn.yamls import shipped as assets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,26 +81,23 @@ def test_every_command_that_is_named_exists(path: Path) -> None:
     assert set(named) <= {*COMMANDS, "bench"}
 
 
-def test_every_word_of_bench_detect_and_places_is_told() -> None:
-    from yolo_attn.detect import executors, places, words
-
-    _, first, second = DETECT.split("| word | meaning | default |")
-    detect, more = (set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) for part in (first, second))
-    assert detect == {*words.OWN, *executors.words()}
-    assert more - set(executors.EXECUTORS) == {*set(places.OURS) - set(words.OWN), "base", "control"}
-    refused = DETECT.partition("are refused, with what to use instead")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`", refused)) == set(words.TAKEN)
-    assert all(f"`{key}={words.DEFAULTS[key]}`" in DETECT for key in ("epochs", "workers", "plots"))
+def parser_of(command: str) -> Command:
+    """The declaration of a command."""
+    if command in ("bench detect", "bench places"):  # their commands are made for each call
+        arguments = bench_detect.DETECT if command == "bench detect" else bench_detect.PLACES
+        return Command(command, "", lambda: 0, *arguments, rest=bench_detect.TRAINING)
+    module, attribute = COMMANDS[command][0].split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
-@pytest.mark.parametrize("line", re.findall(r"^yolo-attn bench .*$", DETECT, re.MULTILINE))
-def test_commands_of_bench_detect_have_known_words(line: str) -> None:
-    from yolo_attn.detect import executors, places, words
-
-    bench, *rest = shlex.split(line)[2:]
-    own = {"detect": words.OWN, "places": places.OURS, "status": (), "report": ("costs", "samples")}[bench]
-    given, _ = words.split_words([w for w in rest if "=" in w], (*own, *executors.words()))
-    executors.read_words(given.get("executor", "local"), given)
+@every_text
+def test_every_command_line_is_accepted_by_its_parser(path: Path) -> None:
+    for line in re.findall(r"^(?: {4})?(yolo-attn .*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        for part in re.split(r" [|>] ", line):
+            if part.startswith("yolo-attn "):
+                command, arguments = commands.split(shlex.split(part, comments=True)[1:])
+                if command in COMMANDS:
+                    parser_of(command).parse(arguments)
 
 
 @every_text
