@@ -15,8 +15,9 @@ from ultralytics import YOLO
 
 import yolo_attn
 from yolo_attn import carriers, commands
-from yolo_attn.inside.gates import CLOSED, Gate, Gates, Meter, share, verdict
+from yolo_attn.inside.gates import Gate, Gates, Meter, share
 from yolo_attn.inside.inputs import images
+from yolo_attn.inside.shares import CLOSED, verdict
 
 ROWS = {5: 0.01, 8: 0.02, 11: 0.04, 19: 0.08, 23: 0.16, 27: 0.32}  # rows of yolov8n-sk.yaml -> share to be set
 

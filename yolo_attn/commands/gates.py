@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..inside.gates import CLOSED, IMAGES, gates
+from ..inside.gates import IMAGES, gates
+from ..inside.shares import CLOSED
 from .parser import Argument, Command, whole
 
 

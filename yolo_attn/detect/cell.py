@@ -93,6 +93,8 @@ def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
     """
     import yaml
 
+    from ..training import gate_log
+
     (here / "model.yaml").write_text(yaml.safe_dump(job["model"], sort_keys=False), encoding="utf-8")
     if job["root"]:  # a relative path in the YAML would mean another folder here
         d = yaml.safe_load(Path(job["data"]).read_text(encoding="utf-8", errors="ignore"))
@@ -113,6 +115,7 @@ def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
     outcome = {
         **validate(job, here, best),
         "curves": curves(here / "train" / "results.csv"),
+        "shares": gate_log.last_shares(here / "train"),
         "seconds": seconds,
         "peak_bytes": _peak(),
         "order": order.hexdigest(),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ..inside.shares import is_closed, percent
+from ..inside.shares import verdict as share_verdict
 from .models import MATCH
 from .plan import CANDIDATE, CONTROL, STOCK
 from .statistics import BETTER, ENOUGH, LEVEL, NONE, PRELIMINARY, SAME, WORSE, reported
@@ -257,6 +259,11 @@ def _of_dataset(results: Results, data: str) -> Iterator[str]:
             yield (
                 f"{row['model']} on {data}: all {len(values)} seeds give exactly the same {metric}, {values[0]:.3f}. "
                 "The seed has no effect there, so the spread is no measure of chance."
+            )
+        if row["share"] is not None and is_closed([row["share"]]):
+            yield (
+                f"{row['model']} on {data}: its blocks contribute {percent(row['share'])} of the signal on average; "
+                f"{share_verdict([row['share']])}. Train for longer, or with a higher block_lr (docs/fine-tuning.md)."
             )
         off = gflops[row["control"]] / gflops[row["model"]] - 1 if row["control"] in gflops else 0
         if abs(off) > MATCH:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..inside.shares import is_closed, percent
 from .models import MATCH
 from .plan import CONTROL, STOCK
 from .ranking import RANKED, verdict_text
@@ -117,7 +118,13 @@ def _results(results: Results) -> list[dict[str, Any]]:
             row |= _spread(metric, r["metrics"][metric])
         for key in ("vs_stock", "vs_control"):
             row |= {f"{key}_{name}": value for name, value in _versus(results, r, key).items()}
-        row |= {"control": r["control"], **r["cost"], "train_seconds": r["seconds"], "peak_bytes": r["peak_bytes"]}
+        row |= {
+            "share": r["share"],
+            "control": r["control"],
+            **r["cost"],
+            "train_seconds": r["seconds"],
+            "peak_bytes": r["peak_bytes"],
+        }
         found.append(row)
         for size, values in r["sizes"].items():
             row = {**head, "subset": size, "objects": values["objects"]}
@@ -217,10 +224,20 @@ def _models(results: Results, frame: pl.DataFrame) -> Table:
         columns += [Column(to, "vs_control_mean", cell=lambda r: difference("vs_control", r))]
     columns += [Column("parameters, M", "parameters", decimals(2, 1e-6)), Column("GFLOPs", "gflops", decimals(2))]
     columns += [Column("latency, ms", "latency_ms", decimals(1))] if any(frame["latency_ms"].is_not_null()) else []
+    if any(frame["share"].is_not_null()):
+        columns.append(Column("share of the signal", "share", percent, cell=_share))
+        note += " Share of the signal: what the blocks contribute on average after training (docs/fine-tuning.md)."
     if frame["seeds"].n_unique() > 1:
         note += " Not all models have the same seeds: compare the paired differences, not the means."
     whys = dict.fromkeys(why for key in ("vs_stock_why", "vs_control_why") for why in frame[key] if why)
     return Table("Models", note + "".join(f" No interval: {why}." for why in whys), frame, columns, first=True)
+
+
+def _share(row: Row) -> Cell:
+    """What the blocks of a model contribute; closed ones are marked."""
+    if row["share"] is None:
+        return Cell(NOTHING)
+    return Cell(percent(row["share"]), "closed" if is_closed([row["share"]]) else "")
 
 
 def _places(frame: pl.DataFrame) -> Table:

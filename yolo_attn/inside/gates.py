@@ -16,7 +16,6 @@ users' own ungated blocks. All of the signal passes through them from the first 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +24,8 @@ from torch import Tensor, nn
 
 from .. import registry
 from ..carriers import Residual
+from .shares import contribution, is_closed, percent, verdict
 
-#: A model whose rows contribute less than this on average is called closed.
-CLOSED = 0.05
 #: Images per measurement: the mean over 32 is steady, and costs nothing beside a validation.
 IMAGES = 32
 
@@ -83,7 +81,7 @@ class Gates:
 
     @property
     def closed(self) -> bool:
-        """Whether the rows contribute less than `CLOSED` on average; False for models without a gate."""
+        """Whether the rows contribute less than `shares.CLOSED` on average; False for models without a gate."""
         return is_closed(self.shares)
 
     @property
@@ -99,7 +97,7 @@ class Gates:
     def __str__(self) -> str:
         """One line per block."""
         table = [("block", "share", "largest gain")]
-        table += [(g.label, _percent(g.share), "fused" if math.isnan(g.gain) else f"{g.gain:.3f}") for g in self.rows]
+        table += [(g.label, percent(g.share), "fused" if math.isnan(g.gain) else f"{g.gain:.3f}") for g in self.rows]
         widths = [max(len(line[i]) for line in table) for i in range(3)]
         lines = ["  ".join([a.ljust(widths[0]), b.rjust(widths[1]), c.rjust(widths[2])]) for a, b, c in table]
         lines = lines if self.rows else []
@@ -107,34 +105,6 @@ class Gates:
             lines.append(f"{', '.join(k for k, v in self.ungated.items() if v == why)}: not applicable: {why}")
         lines.append(f"{self.sentence} ({self.images} images): {self.verdict}" if self.rows else self.verdict)
         return "\n".join(lines)
-
-
-def is_closed(shares: Sequence[float]) -> bool:
-    """Whether blocks with these shares contribute less than `CLOSED` on average."""
-    return bool(shares) and sum(shares) / len(shares) < CLOSED
-
-
-def verdict(shares: Sequence[float]) -> str:
-    """What a comparison of a trained model with the stock model is worth.
-
-    Args:
-        shares: Those of its gated blocks, such as the last row of a training's gates.csv.
-    """
-    if not shares:
-        return "no gate"
-    return "closed: this compares stock with stock" if is_closed(shares) else "open"
-
-
-def contribution(shares: Sequence[float]) -> str:
-    """A clause such as "blocks contribute 9.1 % to 20 % of the signal"."""
-    if not shares:
-        return "no block of this model has a gate"
-    low, high = _percent(min(shares)), _percent(max(shares))
-    return f"blocks contribute {low if low == high else f'{low} to {high}'} of the signal"
-
-
-def _percent(share: float) -> str:
-    return "not measured" if math.isnan(share) else f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
 
 
 class Meter:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
-from ..inside.gates import CLOSED, Gates, Meter, contribution, gated, is_closed
+from ..inside.gates import Gates, Meter, gated
+from ..inside.shares import CLOSED, contribution, is_closed
 from . import block_lr
 
 FILE = "gates.csv"
