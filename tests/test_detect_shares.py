@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from fabricated import compared, row_of
+from plans import request_of
 
-from yolo_attn.detect import tables
+from yolo_attn.detect import tables, work
 from yolo_attn.detect.plan import CANDIDATE
 from yolo_attn.detect.results import gather
+from yolo_attn.errors import UsageError
 
 CLOSED = {"5 SK": 0.01, "8 SK": 0.03}
 OPEN = {"5 SK": 0.04, "8 SK": 0.10}
@@ -55,3 +57,10 @@ def test_an_open_candidate_has_its_share_and_no_warning(tmp_path: Path) -> None:
 def test_results_of_before_have_no_share(tmp_path: Path) -> None:
     results = gather(compared(tmp_path))
     assert all(r["share"] is None for r in results["rows"]) and models_table(results) == {}
+
+
+def test_a_factor_from_the_environment_is_refused_and_does_not_reach_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLO_ATTN_BLOCK_LR", "3")
+    with pytest.raises(UsageError, match="YOLO_ATTN_BLOCK_LR=3 is set"):
+        request_of("coco8.yaml")
+    assert "YOLO_ATTN_BLOCK_LR" not in work.environment()

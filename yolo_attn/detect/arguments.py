@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..registry import suggest
+from ..yamls.learning_rate import VARIABLE
 from .data import Split, read_dataset
 from .models import Size, read_models, read_yaml, stock_of, task, with_costs
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
@@ -96,6 +98,11 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
         UsageError: Something is wrong; nothing has been written.
     """
     check_installed()
+    if os.environ.get(VARIABLE):
+        raise UsageError(
+            f"{VARIABLE}={os.environ[VARIABLE]} is set. Runs take the factor from their model's YAML, so that the same "
+            "command gives the same models: unset it, and write it with `yolo-attn yaml block_lr=…` where needed."
+        )
     arguments = _training(values["rest"])
     _check_resources(values)
     start, start_path = read_start(arguments.pop("pretrained", None))

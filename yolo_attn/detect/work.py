@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..yamls.learning_rate import VARIABLE
 from .store import DONE, FAILED, read_json, write_json
 
 STOPPED, FULL = "stopped", "disk full"
@@ -84,6 +85,7 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     env.pop("YOLO_VERBOSE", None)  # a silent log explains no failure
+    env.pop(VARIABLE, None)  # the plan records the model's own factor
     return env
 
 

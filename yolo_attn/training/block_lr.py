@@ -28,10 +28,9 @@ from typing import Any
 from torch import nn, optim
 
 from ..weights import new_parameters
-from ..yamls.learning_rate import KEY, checked
+from ..yamls.learning_rate import KEY, VARIABLE, checked
 
 DEFAULT = 10.0
-VARIABLE = "YOLO_ATTN_BLOCK_LR"
 _CHOICE = "yolo_attn_block_lr"  # attribute of a trainer
 Choice = tuple[float, tuple[str, ...]]  # factor, names of the parameters that it applies to
 

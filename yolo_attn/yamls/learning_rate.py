@@ -9,6 +9,7 @@ from typing import Any
 from .base import Base, ModelError
 
 KEY = "block_lr"
+VARIABLE = "YOLO_ATTN_BLOCK_LR"  # environment variable that overrides the key
 
 
 def with_block_lr(base: Base, factor: float | None) -> Base:
