@@ -156,9 +156,6 @@ def test_the_summary_names_the_first_place_and_what_differs_from_stock(results: 
     first = next(s for s in results["summary"] if "first of 7 places" in s)
     assert f"{name('hilo@neck.P5@row')}, +0.011 (95% interval +0.009 to +0.013), better, for 1.00 ms more" in first
     assert "+0.0110 per ms (95% interval +0.0090 to +0.0130)" in first and "likely overestimated" in first
-    assert f"better than stock: {name('hilo@neck.P5@row')} and {name('hilo@neck.P5@csp')}." in text
-    assert f"worse than stock: {name('hilo@backbone.P5@row')}." in text
-    assert "not distinguishable from stock: 4 of 7 places, with differences of -0.007 to +0.004;" in text
     assert (
         f"2 places with a gain at no measurable latency; the largest is {name('hilo@backbone.P4@row')}, +0.004" in text
     )
@@ -175,7 +172,7 @@ def test_without_a_verdict_the_first_place_may_be_first_by_chance(tmp_path: Path
     text = "\n".join(gather(folder(tmp_path, found=noise))["summary"])
     assert "first of 3 places: yolov8n-hilo@neck.P5@row, +0.004" in text and "which is +0.0021 per ms" in text
     assert "It may be first by chance alone." in text
-    assert "No candidate was shown to be better" in text and ": better than stock" not in text
+    assert "No candidate was shown to be better" in text
     assert "Holm" not in text, "there is no verdict to correct"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from . import sentences
 from .plan import CANDIDATE
 from .sentences import interval, listed, plural, rate, signed, verdict
-from .statistics import BETTER, LEVEL, SAME, WORSE, holm, p_value
+from .statistics import BETTER, LEVEL, SAME, holm, p_value
 
 #: How places are ranked, for readers.
 RANKED = (
@@ -89,7 +89,7 @@ def verdict_text(place: Place) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> list[str]:
-    """The answer, the first place of each dataset, which places differ from stock, and what chance alone would give."""
+    """The answer, the first place of each dataset, and what chance alone would give."""
     left = {(p["data"], p["model"]) for p in results["places"] if p["corrected"] == BETTER}
     how = " after correction for the number of places"
     answer = sentences.answer(results, lambda row: (row["data"], row["model"]) in left, how)
@@ -102,7 +102,7 @@ def summary(results: Mapping[str, Any]) -> list[str]:
 
 
 def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
-    """Which place comes first and how far that can be trusted, and which differ from the stock model."""
+    """Which place comes first, and how far that can be trusted."""
     first, several = places[0], len(places) > 1
     free = [p for p in places if p["effect"] > 0 and p["per_ms"] is None and p["milliseconds"] is not None]
     if all(p["milliseconds"] is None for p in places):
@@ -119,17 +119,6 @@ def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
         yield f"{text}. {trust if several else ''}".rstrip()
     if free and first not in free:
         yield f"{plural(len(free), 'place')} with a gain at no measurable latency; the largest is {_effect(free[0])}."
-    for said in (BETTER, WORSE):
-        found = [p["model"] for p in places if p["verdict"] == said]
-        if found:
-            yield f"{said} than stock: {listed(found)}."
-    same = [p["effect"] for p in places if p["verdict"] == SAME]
-    if same:
-        yield (
-            f"not distinguishable from stock: {len(same)} of {plural(len(places), 'place')}, with differences of "
-            f"{signed(min(same))} to {signed(max(same))}; differences below the smallest detectable one are easily "
-            "missed."
-        )
 
 
 def _effect(place: Place) -> str:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...atomic import write_bytes, write_text
 from ...errors import UsageError
 from .. import costs
 from ..plan import Plan
@@ -49,17 +50,18 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
         shown = page.content(results)
         (folder / "paper").mkdir(exist_ok=True)
         pictures = _draw(results, folder)
-        written = [page.write_html(shown, results, folder), page.write_markdown(shown, folder, pictures)]
+        written = [page.write_html(shown, results, folder), folder / "report.md"]
+        write_text(written[1], text.report(shown, pictures))
         for name, frame in tables.frames(results).items():
             written.append(folder / f"{name}.csv")
-            frame.write_csv(written[-1])
-        (folder / "paper" / "methods.tex").write_text(text.tex(text.methods(results)) + "\n", encoding="utf-8")
-        (folder / "paper" / "blocks.bib").write_text(text.bibtex(plan), encoding="utf-8")
+            write_text(written[-1], frame.write_csv())
+        write_text(folder / "paper" / "methods.tex", text.tex(text.methods(results)) + "\n")
+        write_text(folder / "paper" / "blocks.bib", text.bibtex(plan))
         for stem, data in zip(text.stems(pictures), shown["datasets"], strict=True):
             for table in data["tables"]:
                 name = f"{stem}-{table.title.split()[0].lower()}"
                 content = text.latex(table, f"{table.title} on {data['name']}. {table.note}", f"tab:{name}")
-                (folder / "paper" / f"{name}.tex").write_text(content, encoding="utf-8")
+                write_text(folder / "paper" / f"{name}.tex", content)
     except OSError as e:
         raise UsageError(f"{e.filename or folder}: {e.strerror or e}; the report is not complete.") from e
     lines = ["", *results["summary"], *(f"warning: {w}" for w in results["warnings"]), ""]
@@ -82,9 +84,9 @@ def _draw(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
         for figure in plots.figures(results, data, plots.WIDTH):
             name = f"{stem}-{figure.kind}"
             svg = vl_convert.vegalite_to_svg(next(iter(figure.charts.values())).to_dict(), page.VEGA_LITE)
-            (folder / "paper" / f"{name}.svg").write_text(svg, encoding="utf-8")
-            (folder / "paper" / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
-            (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+            write_text(folder / "paper" / f"{name}.svg", svg)
+            write_bytes(folder / "paper" / f"{name}.pdf", vl_convert.svg_to_pdf(svg))
+            write_bytes(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
             drawn[data].append(f"{name}.png")
     return drawn
 

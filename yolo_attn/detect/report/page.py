@@ -1,9 +1,8 @@
-"""The report from its templates: report.md, and one HTML file that opens offline and requests nothing else."""
+"""The report as one HTML file that opens offline and requests nothing else."""
 
 from __future__ import annotations
 
 import base64
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from ...atomic import write_text
 from .. import tables
 from ..sentences import plural
 from ..store import DONE
@@ -29,27 +29,13 @@ Results = Mapping[str, Any]
 
 
 @cache
-def environment() -> jinja2.Environment:
-    """The templates, which escape what they put into HTML."""
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader(__name__.rpartition(".")[0], "."),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters |= {"md": text.escaped, "table": text.markdown}
-    return found
-
-
-@cache
 def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed as the installed vl-convert bundles them."""
     return vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script")  # type: ignore[call-arg]
 
 
 def content(results: Results) -> dict[str, Any]:
-    """What both templates show."""
+    """What the page and report.md show."""
     counts = [f"{n} {state}" for state, n in results["counts"].items() if state != DONE]
     done = f"{results['counts'].get(DONE, 0)} of {plural(len(results['cells']), 'run')} done"
     matrix = [plural(len(results[f"{noun}s"]), noun) for noun in ("model", "dataset", "seed")]
@@ -69,14 +55,6 @@ def content(results: Results) -> dict[str, Any]:
     }
 
 
-def write_markdown(shown: dict[str, Any], folder: Path, pictures: Mapping[str, Sequence[str]]) -> Path:
-    """Write report.md with the pictures (dataset -> names of PNGs in that folder)."""
-    path = folder / "report.md"
-    found = environment().get_template("report.md").render(**shown, pictures=pictures)
-    path.write_text(found.rstrip() + "\n", encoding="utf-8")
-    return path
-
-
 def write_html(shown: dict[str, Any], results: Results, folder: Path) -> Path:
     """Write report.html into the results folder."""
     look = plots.looks(results["models"])
@@ -91,11 +69,13 @@ def write_html(shown: dict[str, Any], results: Results, folder: Path) -> Path:
         datasets.append(data | {"colours": {name: colour(i) for i, name in enumerate(d["names"])}})
     parts = {"style": _part("page.css"), "script": _part("page.js"), "vega": javascript()}
     raw = {key: Markup(value) for key, value in parts.items()}
-    page = environment().get_template("page.html").render(**{**shown, **raw, "datasets": datasets, "specs": specs})
-    path, temporary = folder / "report.html", folder / f".report.{os.getpid()}.html"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    loader = jinja2.PackageLoader(__name__.rpartition(".")[0], ".")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("page.html").render(**{**shown, **raw, "datasets": datasets, "specs": specs})
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
 
 
 def _part(name: str) -> str:

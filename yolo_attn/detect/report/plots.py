@@ -18,7 +18,6 @@ GREY = "#7d7d7d"
 WIDTH, LABEL, ROW, LETTERS = 520, 13, 46, 52
 #: Models from which on curves have no bands, and the most epochs that a curve shows.
 CROWD, EPOCHS = 12, 150
-LATENCY = {"latency_ms": "latency on CPU, ms per image", "onnx_ms": "latency in ONNX Runtime, ms per image"}
 Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
@@ -62,11 +61,13 @@ def figures(results: Results, data: str, width: int | str) -> Iterator[Figure]:
     more = " A bar that ends at the frame goes on; the tables have its ends."
     charts = {metric: _differences(results, data, look)}
     found = [Figure("differences", f"Paired differences in {metric}", bars + more, charts)]
-    latency = next((k for k in LATENCY if any(r["cost"][k] is not None for r in results["rows"])), "")
-    for cost, title in {"gflops": "GFLOPs", latency: LATENCY.get(latency, "")}.items():
-        note = "Upright bars: 95% interval of the mean." + " Level bars: p10 to p90." * (cost != "gflops") + more
+    for kind, cost, title in (
+        ("gflops", "gflops", "GFLOPs"),
+        ("latency", "latency_ms", "latency on CPU, ms per image"),
+    ):
+        note = "Upright bars: 95% interval of the mean." + " Level bars: p10 to p90." * (kind == "latency") + more
         charts = {metric: _cost(results, data, cost, title, look)}
-        found.append(Figure(cost if cost == "gflops" else "latency", f"{metric} against {title}", note, charts))
+        found.append(Figure(kind, f"{metric} against {title}", note, charts))
     note = "Lines: mean over seeds, dashed for cost controls; bands: minimum to maximum."
     charts = {c: _curves(results, data, c, look, isinstance(width, int)) for c in curve_columns(results, data)}
     found.append(Figure("curves", "Training curves", note, charts))

@@ -61,6 +61,23 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def report(shown: Mapping[str, Any], pictures: Mapping[str, Iterable[str]]) -> str:
+    """report.md from `page.content`, with pictures: dataset -> names of PNGs beside it."""
+    blocks = [f"# {shown['title']}", f"**{escaped(shown['answer'])}**", escaped(shown["size"])]
+    for title in ("warnings", "findings"):
+        items = "\n".join(f"- {escaped(line)}" for line in shown[title])
+        blocks += [f"## {title.capitalize()}", items] if items else []
+    for data in shown["datasets"]:
+        blocks += [f"## {escaped(data['name'])}", escaped(data["about"])]
+        for table in data["tables"]:
+            blocks += [f"### {table.title}", escaped(table.note), markdown(table)]
+        blocks += [f"![{escaped(name.removesuffix('.png'))}]({name})" for name in pictures[data["name"]]]
+    command = " ".join(shown["command"].replace("`", "'").split())
+    facts = "\n".join(f"- {escaped(key)}: {escaped(value)}" for key, value in shown["facts"].items())
+    blocks += ["## How to read this", escaped(shown["rule"]), "## What was run", f"```sh\n{command}\n```", facts]
+    return "\n\n".join(blocks) + "\n"
+
+
 def tex(text: Any) -> str:
     """Text as LaTeX shows it unchanged; other letters than ASCII as they are."""
     found = "".join(TEX.get(c, c) for c in " ".join(str(text).split()))
