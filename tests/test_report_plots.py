@@ -44,7 +44,8 @@ def test_every_kind_is_drawn_for_a_page_and_for_paper(results: dict[str, Any]) -
     for width, background in ((400, "white"), ("container", "transparent")):
         found = drawn(results, width)
         assert list(found) == ["differences", "gflops", "latency", "curves"]
-        assert next(iter(found["curves"].charts)) == "metrics/mAP50-95(B)" and len(found["curves"].charts) == 5
+        assert next(iter(found["curves"].charts)) == "metrics/mAP50-95(B)"
+        assert len(found["curves"].charts) == (1 if width == 400 else 5)
         for figure in found.values():
             assert (spec(figure)["width"], spec(figure)["config"]["background"]) == (width, background)
             json.dumps(spec(figure), allow_nan=False)

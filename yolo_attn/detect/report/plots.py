@@ -69,7 +69,9 @@ def figures(results: Results, data: str, width: int | str) -> Iterator[Figure]:
         charts = {metric: _cost(results, data, cost, title, look)}
         found.append(Figure(kind, f"{metric} against {title}", note, charts))
     note = "Lines: mean over seeds, dashed for cost controls; bands: minimum to maximum."
-    charts = {c: _curves(results, data, c, look, isinstance(width, int)) for c in curve_columns(results, data)}
+    paper = isinstance(width, int)
+    columns = curve_columns(results, data)[: 1 if paper else None]
+    charts = {c: _curves(results, data, c, look, paper) for c in columns}
     found.append(Figure("curves", "Training curves", note, charts))
     for figure in found:
         charts = {name: _styled(chart, width) for name, chart in figure.charts.items() if chart}
