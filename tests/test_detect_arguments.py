@@ -53,10 +53,7 @@ from yolo_attn.errors import UsageError
         (["models=yolov8n", "data={data}", "seed=3"], "seeds=5 runs seeds 0 to 4"),
         (["models=yolov8n", "data={data}", "project=x"], "results go to out="),
         (["models=yolov8n", "data={data}", "split=test"], "scores are those of the val split"),
-        (
-            ["models=yolov8n", "data={data}", "pretrained=gone.pt"],
-            "pretrained=gone.pt: these weights do not load: FileNotFoundError",
-        ),
+        (["models=yolov8n", "data={data}", "pretrained=gone.pt"], "these weights do not load: FileNotFoundError"),
         (["models=yolov8n", "data={data}", "pretrained=True"], "does not name the weights"),
         (["models=yolov8n", "data={data}", "device=gpu"], "device=gpu must be cpu or numbers"),
         (["models=yolov8n", "data={data}", "executor=ray", "device=1"], "device=1: Ray gives each run its GPU"),

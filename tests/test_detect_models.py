@@ -15,8 +15,12 @@ from yolo_attn.errors import UsageError
 from yolo_attn.yamls import shipped as assets
 
 
+def with_controls(names: list[str], base: str, size: models.Size) -> list[Model]:
+    return controls.with_controls(models.read_models(names, base, size), size)
+
+
 def test_the_stock_model_is_found_and_comes_first() -> None:
-    made = models.read_models(["yolov8n-sam", "hilo@neck"], "yolov8n", models.Size(64), controls=False)
+    made = models.read_models(["yolov8n-sam", "hilo@neck"], "yolov8n", models.Size(64))
     assert [(m.name, m.role) for m in made] == [
         ("yolov8n", STOCK),
         ("yolov8n-sam", CANDIDATE),
@@ -41,11 +45,11 @@ def test_scales_that_do_not_match_are_refused_before_anything_is_built(
 ) -> None:
     monkeypatch.setattr(models, "build", None)
     with pytest.raises(UsageError, match=said):
-        models.read_models(names, base, models.Size(64), controls=True)
+        with_controls(names, base, models.Size(64))
 
 
 def test_costs_are_those_of_each_datasets_number_of_classes() -> None:
-    made = models.read_models(["yolov8n"], "yolov8n", models.Size(64, 1), controls=False)
+    made = models.read_models(["yolov8n"], "yolov8n", models.Size(64, 1))
     sets = [Dataset(str(n), "", "detect", "", tuple("abcde"[:n]), {}) for n in (1, 3, 1)]
     (stock,) = models.with_costs(made, sets, models.Size(64, 1))
     assert stock.parameters == 3_011_043  # as Ultralytics prints it for one class
@@ -53,7 +57,7 @@ def test_costs_are_those_of_each_datasets_number_of_classes() -> None:
 
 
 def test_a_base_that_does_not_build_at_every_width_has_a_control() -> None:
-    made = models.read_models(["sk@neck"], "yolo12n", models.Size(64), controls=True)
+    made = with_controls(["sk@neck"], "yolo12n", models.Size(64))
     assert [m.role for m in made] == ["stock", "candidate", "control"]
     assert abs(made[2].gflops / made[1].gflops - 1) <= models.MATCH
 
@@ -61,9 +65,9 @@ def test_a_base_that_does_not_build_at_every_width_has_a_control() -> None:
 def test_a_file_whose_name_has_no_scale_has_that_of_the_base(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     shutil.copy(assets.folder() / "yolov8-sam.yaml", file)
-    _, candidate = models.read_models([str(file)], "yolov8s", models.Size(64), controls=False)
+    _, candidate = models.read_models([str(file)], "yolov8s", models.Size(64))
     assert candidate.d["scale"] == "s"
-    (named,) = (m for m in models.read_models(["yolov8s-sam"], "yolov8s", models.Size(64), False) if m.role != "stock")
+    (named,) = (m for m in models.read_models(["yolov8s-sam"], "yolov8s", models.Size(64)) if m.role != "stock")
     assert models.same(candidate, named)
 
 
@@ -83,7 +87,7 @@ def test_every_stock_model_is_its_own_base(name: str) -> None:
 
 @pytest.mark.parametrize(("base", "imgsz", "trained"), [("yolov8n", 100, 128), ("yolov8n-p6", 96, 128)])
 def test_costs_are_counted_at_the_size_that_is_trained(base: str, imgsz: int, trained: int) -> None:
-    at = [models.read_models(["sk@neck"], base, models.Size(size), controls=True) for size in (imgsz, trained)]
+    at = [with_controls(["sk@neck"], base, models.Size(size)) for size in (imgsz, trained)]
     assert [m.gflops for m in at[0]] == [m.gflops for m in at[1]]
     assert [m.role for m in at[0]] == ["stock", "candidate", "control"]
 
@@ -92,7 +96,7 @@ def test_costs_are_counted_at_the_size_that_is_trained(base: str, imgsz: int, tr
 
 
 def test_the_control_costs_what_the_candidate_costs() -> None:
-    stock, sam, control = models.read_models(["yolov8n", "yolov8n-sam"], "yolov8n", models.Size(320, 3), controls=True)
+    stock, sam, control = with_controls(["yolov8n", "yolov8n-sam"], "yolov8n", models.Size(320, 3))
     assert control.role == CONTROL and sam.control == control.name
     assert abs(control.gflops / sam.gflops - 1) <= models.MATCH
     assert control.gflops > stock.gflops
@@ -100,7 +104,7 @@ def test_the_control_costs_what_the_candidate_costs() -> None:
 
 def test_candidates_of_like_cost_share_a_control_and_one_that_costs_nothing_has_none() -> None:
     named = ["yolov8n", "yolov8n-sk", "yolov8n-attnconv", "mlca@neck"]
-    made = models.read_models(named, "yolov8n", models.Size(320), controls=True)
+    made = with_controls(named, "yolov8n", models.Size(320))
     names = {m.name: m.control for m in made}
     assert names["yolov8n-sk"] == names["yolov8n-attnconv"] != ""
     assert names["yolov8n-mlca@neck"] == ""

@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import UsageError
 from ..registry import suggest
 from ..yamls.learning_rate import VARIABLE
+from .controls import with_controls
 from .data import Split, read_dataset
 from .models import Size, read_models, read_yaml, stock_of, task, with_costs
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
@@ -125,7 +126,8 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
         read.append(read_dataset(word, what, arguments, [d.name for d, _ in read]))
     datasets = tuple(d for d, _ in read)
     size = Size(arguments["imgsz"], len(datasets[0].names))
-    models = with_costs(read_models(names, base, size, values["control"]), datasets, size)
+    models = read_models(names, base, size)
+    models = with_costs(with_controls(models, size) if values["control"] else models, datasets, size)
     _check_freeze(arguments.get("freeze"), models)
     plan = Plan(
         command=command,

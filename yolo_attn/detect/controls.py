@@ -9,13 +9,36 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..errors import UsageError
-from .models import MATCH, Size, build, cost
+from .models import MATCH, Size, build, cost, same
 from .plan import CONTROL, Model
+
+
+def with_controls(models: Sequence[Model], size: Size) -> list[Model]:
+    """The models, and for each candidate that costs more than stock a control, unless it is among them already.
+
+    Args:
+        models: Stock first.
+        size: For which costs are matched.
+    """
+    stock, found = models[0], {m.name: m for m in models}
+    for model in models:
+        if model.gflops > stock.gflops * (1 + MATCH):
+            if sys.stderr.isatty():
+                print(f"building a stock model of the cost of {model.name}", file=sys.stderr)
+            control = cost_control(stock, model, size)
+            if control:
+                twin = next((m for m in found.values() if same(m, control)), control)
+                found[twin.name] = twin
+                found[model.name] = replace(model, control=twin.name)
+    return list(found.values())
 
 
 def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:

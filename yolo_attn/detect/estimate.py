@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from .arguments import Request
-from .run import duration
 from .store import Store
 
 #: Seconds of a run outside its epochs, and the time of a training step in units of a forward pass.
@@ -73,3 +72,11 @@ def measured_seconds(request: Request) -> float:
     relative = sum(m.gflops for m in plan.models) / len(plan.models) / plan.stock.gflops
     an_image = min(spent) / few * STEP * relative
     return AROUND + arguments["epochs"] * an_image * (images["train"] + images["val"] / 3)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -6,7 +6,6 @@ import copy
 import functools
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,20 +36,17 @@ class Size:
     classes: int | None = None  # None for the number of the YAML
 
 
-def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> list[Model]:
-    """The models that are compared: stock, the candidates, and the controls that are not among those.
+def read_models(words: Sequence[str], base: str, size: Size) -> list[Model]:
+    """The stock model and the candidates.
 
     Args:
-        words: Names, files, or generator expressions: block@place, block@P4+backbone.P5, block@neck@csp.
+        words: Names, files, or block expressions: block@place, block@P4+backbone.P5, block@neck@csp.
         base: The stock model.
-        size: For which costs are matched.
-        controls: Add cost-matched controls.
+        size: For which costs are counted.
 
     Raises:
-        UsageError: An entry is no model, is given twice, or has another task or scale than the stock model.
+        UsageError: An entry is no model, or has another task or scale than the stock model.
     """
-    from .controls import cost_control
-
     d, name = read_yaml(base)
     if len(d.get("scales", ())) > 1:
         example = scaled_name(base) if scaled_name(base) != base else "yolov8n"
@@ -69,23 +65,8 @@ def read_models(words: Sequence[str], base: str, size: Size, controls: bool) -> 
             raise UsageError(f"models={word}: another model of this benchmark is called {name}, too.")
         _check_comparable(model, stock)
         found[name] = model
-    found = {m.name: _with_cost(m, size) for m in found.values()}
-    stock = found[stock.name]
-    for model in list(found.values()) if controls else ():
-        if model.gflops > stock.gflops * (1 + MATCH):
-            if sys.stderr.isatty():
-                print(f"building a stock model of the cost of {model.name}", file=sys.stderr)
-            control = cost_control(stock, model, size)
-            if control:
-                twin = next((m for m in found.values() if same(m, control)), control)
-                found[twin.name] = twin
-                found[model.name] = replace(model, control=twin.name)
-    return list(found.values())
-
-
-def _with_cost(model: Model, size: Size) -> Model:
-    parameters, gflops = cost(model.d, size, model.word)
-    return replace(model, parameters=parameters, gflops=gflops)
+    costs = {m.name: cost(m.d, size, m.word) for m in found.values()}
+    return [replace(m, parameters=costs[m.name][0], gflops=costs[m.name][1]) for m in found.values()]
 
 
 def with_costs(models: Iterable[Model], datasets: Iterable[Dataset], size: Size) -> list[Model]:
@@ -194,7 +175,7 @@ def scaled_name(stem: str) -> str:
 
 
 def _generated(word: str, base: str) -> tuple[dict[str, Any], str]:
-    """A model by generator expression."""
+    """A model by block expression."""
     from ultralytics.nn.tasks import guess_model_scale
 
     from ..yamls import ModelError, build_yaml

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from . import executors
 from .arguments import Request, check_device
 from .data import with_samples
+from .estimate import describe, duration
 from .executors import Executor, Task
 from .executors.local import Local
 from .plan import Cell, Plan
@@ -38,8 +39,6 @@ def conduct(request: Request) -> int:
     Returns:
         0; 1 where a run failed or the disk was full; 130 where the user stopped it.
     """
-    from .estimate import describe
-
     store, values = Store(request.folder), request.values
     print(describe(request, store))
     if values["dry"]:
@@ -206,11 +205,3 @@ class Progress:
             end = "\n" if tally.full or self.ended == self.total else ""
             text = f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}"
         print(text, end=end if self.live else "\n", file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..measure.table import show
+from .estimate import duration
 from .plan import Plan
-from .run import duration
 from .store import DONE, FAILED, OPEN, RUNNING, State, Store
 
 STATES = (DONE, RUNNING, FAILED, OPEN)
