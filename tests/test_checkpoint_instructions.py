@@ -13,7 +13,7 @@ import pytest
 from jobs import python
 
 from yolo_attn.weights.checkpoints import instructions
-from yolo_attn.weights.checkpoints.errors import DamagedError, RefusedError
+from yolo_attn.weights.checkpoints.refusals import DamagedError, RefusedError
 
 LIMIT = instructions.MOST_NESTED
 

@@ -16,7 +16,7 @@ from ..carriers import Residual
 from ..record import is_shipped, parameters
 from ..registry import Block, RegistryError
 from ..values import UNCHECKED, fits
-from .arguments import bind, output_channels, size_of_scale, split
+from .options import bind, output_channels, size_of_scale, split
 from .structure import UnknownLayerError, is_stock, text
 
 #: Stock modules that accept the several maps of a backbone row.
