@@ -28,11 +28,6 @@ Model = Callable[..., YOLO]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights whose BatchNorm statistics are those of its activations."""
     torch.manual_seed(0)
@@ -46,11 +41,10 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """Ultralytics' logger does not propagate; let pytest see it."""
-    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
-    caplog.set_level(logging.INFO, logger="ultralytics")
-    return caplog
+def info(log: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged, not only warnings."""
+    log.set_level(logging.INFO, logger="ultralytics")
+    return log
 
 
 @pytest.fixture
@@ -92,12 +86,12 @@ def rates(trainer: Any) -> dict[str, float]:
     return {names[id(p)]: g["lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
 
 
-def test_factor_one_is_the_training_without_the_patches_bit_for_bit(model, data: str, tmp_path: Path) -> None:
-    with_patches = train(model(1), data, tmp_path / "a")
+def test_factor_one_is_the_training_without_the_patches_bit_for_bit(model, tiny_data: str, tmp_path: Path) -> None:
+    with_patches = train(model(1), tiny_data, tmp_path / "a")
     optimizer.PATCH.undo()
     validate.PATCH.undo()
     try:
-        without = train(model(), data, tmp_path / "b")
+        without = train(model(), tiny_data, tmp_path / "b")
     finally:
         optimizer.PATCH.apply()
         validate.PATCH.apply()
@@ -110,12 +104,12 @@ def test_factor_one_is_the_training_without_the_patches_bit_for_bit(model, data:
 
 
 @pytest.mark.slow
-def test_a_stock_model_trains_as_without_the_patches(stock: Path, data: str, tmp_path: Path) -> None:
-    train(YOLO(stock), data, tmp_path / "a", epochs=1)
+def test_a_stock_model_trains_as_without_the_patches(stock: Path, tiny_data: str, tmp_path: Path) -> None:
+    train(YOLO(stock), tiny_data, tmp_path / "a", epochs=1)
     optimizer.PATCH.undo()
     validate.PATCH.undo()
     try:
-        train(YOLO(stock), data, tmp_path / "b", epochs=1)
+        train(YOLO(stock), tiny_data, tmp_path / "b", epochs=1)
     finally:
         optimizer.PATCH.apply()
         validate.PATCH.apply()
@@ -123,7 +117,7 @@ def test_a_stock_model_trains_as_without_the_patches(stock: Path, data: str, tmp
     assert {p.name for p in (tmp_path / "a" / "t").iterdir()} == {p.name for p in (tmp_path / "b" / "t").iterdir()}
 
 
-def test_before_the_first_step_the_model_computes_what_the_stock_model_computes(model, stock, data, tmp_path) -> None:
+def test_before_the_first_step_the_model_computes_what_stock_computes(model, stock, tiny_data, tmp_path) -> None:
     made, seen, x = model(), [], torch.rand(1, 3, 64, 64)
 
     def features(net: nn.Module) -> list[torch.Tensor]:
@@ -135,7 +129,7 @@ def test_before_the_first_step_the_model_computes_what_the_stock_model_computes(
         return found
 
     made.add_callback("on_train_start", lambda trainer: seen.extend(features(trainer.ema.ema)))
-    train(made, data, tmp_path, epochs=1)
+    train(made, tiny_data, tmp_path, epochs=1)
     reference = features(YOLO(stock).model)
     assert len(seen) == 3 and all(torch.equal(a, b) for a, b in zip(seen, reference, strict=True))
 
@@ -150,7 +144,7 @@ def test_the_gates_of_a_real_training_open_further_at_factor_ten(model, tmp_path
     assert sum(shares[10].values()) > 2 * sum(shares[1].values()), shares
 
 
-def test_the_log_has_a_row_per_epoch_and_a_column_per_block(model, data: str, tmp_path: Path, log) -> None:
+def test_the_log_has_a_row_per_epoch_and_a_column_per_block(model, tiny_data: str, tmp_path: Path, info) -> None:
     made, measured = model(), []
 
     def measure(trainer: Any) -> None:
@@ -160,31 +154,31 @@ def test_the_log_has_a_row_per_epoch_and_a_column_per_block(model, data: str, tm
         measured.append(meter.result.shares)
 
     made.add_callback("on_train_end", measure)
-    trainer = train(made, data, tmp_path, plots=True)
+    trainer = train(made, tiny_data, tmp_path, plots=True)
     rows = gate_log.read(trainer.save_dir)
     assert [r["epoch"] for r in rows] == [1, 2]
     assert list(rows[0]) == ["epoch", "5 SK", "8 SK", "11 SK", "19 SK", "23 SK", "27 SK"]
     assert (trainer.save_dir / gate_log.FIGURE).stat().st_size > 5000
-    assert "84 parameters of new blocks train at 10 times the learning rate" in log.text
+    assert "84 parameters of new blocks train at 10 times the learning rate" in info.text
     assert list(rows[-1].values())[1:] == pytest.approx(measured[0], rel=1e-5)
     assert yolo_attn.gates(trainer.last).images == 4, "by default the validation images of the model's dataset"
 
 
-def test_a_closed_model_gets_a_warning_with_the_remedy(model, data: str, tmp_path: Path, log) -> None:
-    train(model(1), data, tmp_path, epochs=1)
-    (warning,) = [r.getMessage() for r in log.records if r.levelno == logging.WARNING and "yolo_attn" in r.msg]
+def test_a_closed_model_gets_a_warning_with_the_remedy(model, tiny_data: str, tmp_path: Path, info) -> None:
+    train(model(1), tiny_data, tmp_path, epochs=1)
+    (warning,) = [r.getMessage() for r in info.records if r.levelno == logging.WARNING and "yolo_attn" in r.msg]
     assert "blocks contribute" in warning and "stayed closed" in warning
     assert "train with block_lr=10 instead of 1" in warning
 
 
-def test_an_open_model_gets_one_line_and_no_warning(model, data: str, tmp_path: Path, log) -> None:
-    train(model(1, gain=1.0), data, tmp_path, epochs=1)
-    lines = [r for r in log.records if "of the signal" in r.getMessage()]
+def test_an_open_model_gets_one_line_and_no_warning(model, tiny_data: str, tmp_path: Path, info) -> None:
+    train(model(1, gain=1.0), tiny_data, tmp_path, epochs=1)
+    lines = [r for r in info.records if "of the signal" in r.getMessage()]
     assert [r.levelno for r in lines] == [logging.INFO] and "after 1 epoch (" in lines[0].getMessage()
 
 
-def test_a_resumed_training_repeats_groups_rates_and_states(model, data: str, tmp_path: Path) -> None:
-    whole = train(model(), data, tmp_path / "whole", epochs=3)
+def test_a_resumed_training_repeats_groups_rates_and_states(model, tiny_data: str, tmp_path: Path) -> None:
+    whole = train(model(), tiny_data, tmp_path / "whole", epochs=3)
     made, saved = model(), {}
 
     def stop(trainer: Any) -> None:
@@ -194,7 +188,7 @@ def test_a_resumed_training_repeats_groups_rates_and_states(model, data: str, tm
 
     made.add_callback("on_model_save", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(made, data, tmp_path / "part", epochs=3)
+        train(made, tiny_data, tmp_path / "part", epochs=3)
     resumed = YOLO(tmp_path / "part" / "t" / "weights" / "last.pt")
     loaded = {}
 
@@ -212,11 +206,11 @@ def test_a_resumed_training_repeats_groups_rates_and_states(model, data: str, tm
 
 
 @pytest.mark.slow
-def test_the_choice_of_a_resumed_training_is_that_of_its_start(model, data: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_resumed_training_keeps_the_factor_of_its_start(model, tiny_data: str, tmp_path: Path, monkeypatch) -> None:
     made = model(1)
     made.add_callback("on_model_save", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        train(made, data, tmp_path)
+        train(made, tiny_data, tmp_path)
     monkeypatch.setenv(block_lr.VARIABLE, "30")
     resumed = YOLO(tmp_path / "t" / "weights" / "last.pt")
     resumed.train(resume=True)
@@ -224,26 +218,26 @@ def test_the_choice_of_a_resumed_training_is_that_of_its_start(model, data: str,
 
 
 @pytest.mark.slow
-def test_training_on_from_a_trained_checkpoint_has_one_rate(model, data: str, tmp_path: Path) -> None:
+def test_training_on_from_a_trained_checkpoint_has_one_rate(model, tiny_data: str, tmp_path: Path) -> None:
     made = model()
-    train(made, data, tmp_path / "a", epochs=1)
+    train(made, tiny_data, tmp_path / "a", epochs=1)
     assert len(set(rates(made.trainer).values())) == 2
-    again = train(YOLO(made.trainer.best), data, tmp_path / "b", epochs=1)
+    again = train(YOLO(made.trainer.best), tiny_data, tmp_path / "b", epochs=1)
     assert len(set(rates(again).values())) == 1
 
 
 @pytest.mark.slow
-def test_freezing_the_trunk_and_the_warm_up_of_biases_work_with_new_groups(model, data: str, tmp_path: Path) -> None:
-    trainer = train(model(), data, tmp_path, epochs=1, freeze=[0, 1, 2, 3, 4], warmup_epochs=3)
+def test_freezing_rows_and_warming_up_work_with_new_groups(model, tiny_data: str, tmp_path: Path) -> None:
+    trainer = train(model(), tiny_data, tmp_path, epochs=1, freeze=[0, 1, 2, 3, 4], warmup_epochs=3)
     assert rates(trainer)["model.5.bn.weight"] > 0
     assert all(not p.requires_grad for k, p in trainer.model.named_parameters() if k.startswith("model.4."))
 
 
 @pytest.mark.skipif(not hasattr(dist, "generate_ddp_file"), reason="this release has another launcher")
-def test_the_file_for_ddp_processes_carries_the_record(model, data: str, tmp_path: Path) -> None:
+def test_the_file_for_ddp_processes_carries_the_record(model, tiny_data: str, tmp_path: Path) -> None:
     made = model(3)
     trainer = DetectionTrainer(
-        overrides={"model": "yolov8n-sk.yaml", "data": data, "imgsz": 64, "epochs": 1, "project": str(tmp_path)}
+        overrides={"model": "yolov8n-sk.yaml", "data": tiny_data, "imgsz": 64, "epochs": 1, "project": str(tmp_path)}
     )
     trainer.model = trainer.get_model(weights=made.model, cfg=made.model.yaml, verbose=False)
     file = dist.generate_ddp_file(trainer)
