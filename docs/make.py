@@ -22,6 +22,7 @@ from typing import Any
 import counted
 import export_grid
 import measured
+import module_graph
 import yaml
 from pictures import PICTURES
 
@@ -108,6 +109,7 @@ def documents() -> dict[Path, str]:
     """The other generated files, which take little time."""
     out = {DOCS / "img" / f"{name}.svg": draw() for name, draw in PICTURES.items()}
     out[DOCS / "gflops.md"] = counted.page()
+    out[DOCS / "img" / "modules.svg"] = module_graph.draw()
     out[DOCS / "promises.md"] = promises()
     out[DOCS / "blocks.md"] = block_page()
     out[DOCS / "audit.md"] = f"# Audit of the five blocks\n\n{GENERATED}\n\n{measured.audit()}\n"
