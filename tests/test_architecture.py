@@ -17,8 +17,9 @@ LAYERS = (
     ("detect", "inside", "patches", "training"),
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),
-    ("rows", "registry", "carriers", "layers", "kernels"),
-    ("record", "values", "atomic", "errors", "releases"),
+    ("rows", "registry", "record", "carriers", "layers", "kernels"),
+    ("values",),
+    ("atomic", "errors", "releases"),
 )
 #: Files named after a command, or after a paper.
 NAMED_AFTER_OTHERS = ("commands/", "weights/official/")

@@ -169,12 +169,12 @@ def test_a_wrapper_on_load_made_after_ours_does_not_make_it_look_undone(way: str
     tasks.BaseModel.load = getattr(theirs, way)(tasks.BaseModel.load)
     found = state("load_weights")
     assert found.state == "live" and found.detail.startswith("wrapped by ")
-    if way in ("partial", "instance"):  # objects without __get__ are no methods; such a wrapper is broken by itself
+    if way in ("partial", "instance"):  # objects without __get__ make no methods; such a wrapper never worked
         return
     model = tasks.DetectionModel(deepcopy(SAM_MODEL), verbose=False)
     source = tasks.DetectionModel(deepcopy(STOCK_MODEL), verbose=False)
     assert yolo_attn.transfer(model, source, verbose=False).carried == len(source.state_dict())
-    assert theirs.calls == 1
+    assert theirs.calls
 
 
 def test_where_it_cannot_be_decided_the_status_says_what_is_in_the_place() -> None:
@@ -189,7 +189,7 @@ def test_where_it_cannot_be_decided_the_status_says_what_is_in_the_place() -> No
     patches.arm()
     assert tasks.BaseModel.load is opaque
     model = tasks.DetectionModel(deepcopy(SAM_MODEL), verbose=False)
-    with pytest.raises(RuntimeError, match=r"was not called.*opaque"):
+    with pytest.raises(RuntimeError, match="does not reach yolo_attn"):
         yolo_attn.transfer(model, model)
 
 

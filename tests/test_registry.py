@@ -1,4 +1,4 @@
-"""Declaring blocks: what is read from a class, and what is refused at declaration."""
+"""The registry's blocks: looked up by name, as attributes of the package, and as carriers."""
 
 from __future__ import annotations
 
@@ -6,132 +6,15 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
 
 import yolo_attn
 from yolo_attn import RegistryError, registry
-
-PAPER = "https://example.org/paper"
 
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.load_builtins()
     monkeypatch.setattr(registry, "_blocks", dict(registry._blocks))
-
-
-def declare(name: str | None = None, cls: type | None = None, **kwargs):
-    class Keeps(nn.Module):
-        def __init__(self, c1: int, k: int = 3) -> None:
-            super().__init__()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    cls = cls or Keeps
-    return yolo_attn.register(name, **{"paper": PAPER, **kwargs})(cls)
-
-
-def constructor(source: str) -> type:
-    space: dict = {"nn": nn}
-    exec(f"class Odd(nn.Module):\n    def __init__({source}):\n        super().__init__()", space)
-    return space["Odd"]
-
-
-def test_signature_says_how_channels_resolve() -> None:
-    rules = {
-        "self, c1": (False, False, False),
-        "self, c1, c2, k=3": (True, False, False),
-        "self, c1, c2, n=1": (True, True, False),
-        "self, c1: list[int], c2=None": (True, False, True),
-    }
-    for i, (source, (takes_c2, takes_n, many)) in enumerate(rules.items()):
-        declare(f"Rule{i}", constructor(source))
-        block = registry.require(f"Rule{i}")
-        assert (block.takes_c2, block.takes_n, block.many) == (takes_c2, takes_n, many)
-
-
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("self, channels", "first argument is 'channels'"),
-        ("self", "must be `c1`"),
-        ("self, c1, k=3, c2=4", "`c2` must follow"),
-        ("self, c1, n=1", "`n` must follow"),
-        ("self, c1, *, k=3", "a YAML row cannot set"),
-        ("self, c1, **options", "a YAML row cannot set"),
-        ("self, c1, k", "needs a default"),
-    ],
-)
-def test_a_constructor_that_does_not_fit_is_refused(source: str, says: str) -> None:
-    with pytest.raises(RegistryError, match=says):
-        declare("Odd", constructor(source))
-    assert registry.get("Odd") is None
-
-
-def test_a_function_is_no_block() -> None:
-    with pytest.raises(RegistryError, match="derived from torch.nn.Module"):
-        yolo_attn.register("Fn", paper=PAPER)(lambda c1: nn.Identity())
-
-
-@pytest.mark.parametrize("paper", ["", "arXiv 1234", None])
-def test_a_missing_paper_link_is_refused(paper: object) -> None:
-    with pytest.raises(RegistryError, match="paper"):
-        declare("NoPaper", paper=paper)
-
-
-def test_a_helper_needs_no_paper_and_has_none() -> None:
-    declare("Helps", paper="", helper="selects a map")
-    block = registry.require("Helps")
-    assert (block.helper, block.paper) == ("selects a map", "")
-    with pytest.raises(RegistryError, match="implements no paper"):
-        declare("Both", helper="selects a map")
-
-
-def test_only_rows_that_implement_no_paper_are_helpers() -> None:
-    assert [b.name for b in registry.list_blocks() if b.helper] == ["Level"]
-
-
-def test_bare_decorator_is_explained() -> None:
-    with pytest.raises(RegistryError, match="needs arguments"):
-        yolo_attn.register(nn.Identity, paper=PAPER)
-
-
-def test_a_duplicate_name_shows_what_is_registered() -> None:
-    with pytest.raises(RegistryError, match=r"registered already.*yolo_attn\.blocks\.smt"):
-        declare("SAM")
-
-
-def test_a_name_of_ultralytics_is_refused() -> None:
-    from ultralytics.nn import tasks
-
-    assert "C2f" in vars(tasks)
-    with pytest.raises(RegistryError, match="Ultralytics itself uses it"):
-        declare("C2f")
-
-
-def test_a_name_that_yaml_cannot_hold_is_refused() -> None:
-    with pytest.raises(RegistryError, match="not a Python identifier"):
-        declare("my-block")
-
-
-def test_running_a_cell_twice_replaces_the_block() -> None:
-    first = declare("Again")
-    second = declare("Again")
-    assert first is not second and registry.require("Again").cls is second
-
-
-def test_unknown_promises_and_levels_are_refused() -> None:
-    with pytest.raises(RegistryError, match="Did you mean onnx"):
-        declare("P", exceptions={"onx": "because"})
-    with pytest.raises(RegistryError, match="P9"):
-        declare("Q", places={"P9": {}})
-
-
-def test_nothing_is_registered_when_a_derived_name_is_taken() -> None:
-    with pytest.raises(RegistryError):
-        declare("Fresh", row="SAM")
-    assert registry.get("Fresh") is None
 
 
 def test_list_blocks_lists_the_five_operators_and_their_carriers() -> None:

@@ -102,13 +102,12 @@ def is_shipped(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == "yolo_attn"
 
 
-def parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """A constructor's parameters without `self`, annotations resolved; `Any` where that is impossible."""
-    found = {k: p for k, p in inspect.signature(cls).parameters.items() if k != "self"}
-    constructor = inspect.unwrap(
-        getattr(cls, "operator_class", cls).__init__
-    )  # a carrier's signature is its operator's
-    scope = getattr(constructor, "__globals__", {})
+def parameters(of: Any) -> dict[str, inspect.Parameter]:
+    """Parameters of a class or function, without `self`, annotations resolved; `Any` where that is impossible."""
+    found = {k: p for k, p in inspect.signature(of).parameters.items() if k != "self"}
+    owner = getattr(of, "operator_class", of)  # a carrier's signature is that of its operator
+    function = getattr(owner, "__init__", None) if inspect.isclass(owner) else owner
+    scope = getattr(inspect.unwrap(function), "__globals__", {}) if function else {}
     return {k: p.replace(annotation=_resolve(p.annotation, scope)) for k, p in found.items()}
 
 

@@ -144,7 +144,7 @@ def register(
     return decorate
 
 
-_ARGUMENTS = parameters(register)  # type: ignore[arg-type]
+_ARGUMENTS = parameters(register)
 
 
 def get(name: str) -> Block | None:

@@ -2,8 +2,8 @@
 
 Installed as a top-level module, beside a `.pth` file (for Python 3.15 and later a `.start` file) that arms the hook at
 every interpreter start, including the child processes that Ultralytics launches. Arming imports nothing and prints
-nothing, and an armed hook does nothing at all until somebody imports one of `TARGETS`. The `.pth` line holds a finder
-of its own that imports this module only then: reading even a small module at each start costs more than that line.
+nothing, and an armed hook does nothing until one of `TARGETS` is imported. The `.pth` line has a finder of its own that
+imports this module only then: importing even a small module at each start takes longer than that line.
 YOLO_ATTN_AUTOLOAD=0 keeps the hook from arming.
 """
 
@@ -13,9 +13,9 @@ TARGETS = ("ultralytics.nn.tasks", "ultralytics.data.utils", "ultralytics.engine
 
 
 class Finder:
-    """Lets the other finders find a target module, then hands its loader to `Loader`."""
+    """Lets the other finders find a target module, then wraps its loader in a `Loader`."""
 
-    yolo_attn = True  # how copies of the hook (the .pth line's, another site folder's) recognise each other
+    yolo_attn = True  # by which copies of the hook (the .pth line's, another site folder's) are recognised
 
     def find_spec(self, name, path=None, target=None):
         """Spec of a target module with its loader wrapped; None for everything else."""
@@ -23,7 +23,7 @@ class Finder:
 
 
 def find_spec(name, path, target):
-    """Spec of a target module, from whoever finds it, with its loader wrapped."""
+    """Spec of a target module, from the first other finder that has one, with its loader wrapped."""
     for finder in sys.meta_path:
         find = None if getattr(finder, "yolo_attn", False) else getattr(finder, "find_spec", None)
         spec = find(name, path, target) if find else None
@@ -35,39 +35,39 @@ def find_spec(name, path, target):
 
 
 class Loader:
-    """Runs the real loader, then applies the patches; gone from the module afterwards."""
+    """Runs the real loader, then applies the patches; afterwards the module has its own loader."""
 
     def __init__(self, loader):
         self.loader = loader
 
     def __getattr__(self, name):
-        """Whatever else the real loader has."""
+        """Any other attribute of the real loader."""
         if name == "loader":
             raise AttributeError(name)
         return getattr(self.loader, name)
 
     def create_module(self, spec):
-        """Leave the creation to the real loader."""
+        """Let the real loader create the module."""
         return self.loader.create_module(spec)
 
     def exec_module(self, module):
-        """Execute the module as if nobody were watching, then patch it."""
+        """Execute the module with its own loader in place, then patch it."""
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         apply(module.__name__)
 
 
 def arm():
-    """Put one finder in front of `sys.meta_path`, unless one is there or YOLO_ATTN_AUTOLOAD is 0."""
+    """Put one finder in front of `sys.meta_path`, unless YOLO_ATTN_AUTOLOAD is 0."""
     if "os" in sys.modules and sys.modules["os"].environ.get("YOLO_ATTN_AUTOLOAD") == "0":
         return
     install()
 
 
 def install():
-    """Put one finder in front of `sys.meta_path`, unless one is there."""
-    if not any(getattr(finder, "yolo_attn", False) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Finder())
+    """Put one finder in front of `sys.meta_path`, in the place of copies, which may be older and know fewer targets."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path[:] = [Finder(), *(f for f in sys.meta_path if not getattr(f, "yolo_attn", False))]
 
 
 def apply(target):
@@ -76,8 +76,8 @@ def apply(target):
         from yolo_attn import patches
 
         patches.apply(target)
-    except Exception as e:
-        if getattr(e, "name", None) == "yolo_attn":  # a package that is simply gone leaves nothing to say
+    except (Exception, SystemExit) as e:
+        if getattr(e, "name", None) == "yolo_attn":  # the package was removed and its start-up files were left
             return
         import warnings
 

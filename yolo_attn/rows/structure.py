@@ -142,8 +142,8 @@ def _check_from(i: int, f: Any, where: str) -> None:
         if i == 0 and x != -1:
             raise RegistryError(f"{where}: the first row reads the image; its `from` must be -1, not {f!r}.")
         if i > 0 and not -i <= x < i:
-            before = "row 0" if i == 1 else f"rows 0 to {i - 1}"
-            raise RegistryError(f"{where}: `from` is {x}, but only {before} come before this one (-1 to -{i}).")
+            before = "row 0 (-1)" if i == 1 else f"the rows 0 to {i - 1} (-{i} to -1)"
+            raise RegistryError(f"{where}: `from` is {x}, but a row reads from those before it: {before}.")
 
 
 def _check_scales(d: Mapping[str, Any]) -> None:

@@ -31,22 +31,20 @@ def find(name: str) -> Path | None:
 
 
 def similar(name: str) -> str:
-    """The shipped model YAML whose name is nearest to a misspelt one, same scale letter; empty if none is near.
+    """The shipped model YAML with the nearest name, at the same scale; empty if none is near.
 
     Args:
-        name: A bare file name, with or without a suffix.
+        name: A misspelt file name, with or without suffix and scale letter.
     """
-    stem = re.sub(r"\.ya?ml$", "", name)
-    base, _, variant = unscaled(stem).partition("-")
-    letter = stem.removeprefix(base)[:1] if not stem.startswith(f"{base}-") and stem != base else ""
-    variants = {p.stem.removeprefix(f"{base}-"): p for p in model_yamls() if p.stem.startswith(f"{base}-")}
-    near = get_close_matches(variant.lower(), variants, n=1, cutoff=0.7)
-    if not near:
-        bases = {p.stem: p for p in model_yamls()}
-        near = get_close_matches(unscaled(stem).lower(), bases, n=1, cutoff=0.9)
-        base = bases[near[0]].stem.partition("-")[0] if near else base
-        near = [near[0].removeprefix(f"{base}-")] if near else []
-    return f"{base}{letter}-{near[0]}.yaml" if near else ""
+    written = re.fullmatch(r"(yolo(?:e-|v)?\d+)([nslmx]?)[-_]?(.*?)(?:\.ya?ml)?", name.lower())
+    if written is None:
+        return ""
+    base, letter, variant = written.groups()
+    stems = [p.stem for p in model_yamls()]
+    variants = [stem.removeprefix(f"{base}-") for stem in stems if stem.startswith(f"{base}-")]
+    near = [f"{base}-{v}" for v in get_close_matches(variant, variants, n=1, cutoff=0.7)]
+    near += get_close_matches(f"{base}-{variant}", stems, n=1, cutoff=0.9)
+    return re.sub(r"-", f"{letter}-", near[0], count=1) + ".yaml" if near else ""
 
 
 def model_yamls() -> list[Path]:
