@@ -96,7 +96,7 @@ def draw() -> str:
     for i, row in enumerate(rows):
         for j, name in enumerate(row):
             at[name] = (WIDTH * (j + 1) / (len(row) + 1) - BOX / 2, 30 + i * STEP)
-    for name, others in direct.items():
+    for name, others in sorted(direct.items()):
         for other in sorted(others):
             (x, y), (to_x, to_y) = at[name], at[other]
             canvas.arrow((x + BOX / 2, y + HEIGHT), (to_x + BOX / 2, to_y))
