@@ -110,9 +110,14 @@ def test_the_curve_of_the_metric_comes_first(metric: str, columns: list[str], fi
 def test_epochs_have_whole_ticks_and_scores_stay_within_zero_and_one(tmp_path: Path) -> None:
     found = drawn(gather(compared(tmp_path, 2, changes=lambda c: {"values": {"mAP50-95": 0.98 + 0.015 * c.seed}})))
     axis = spec(found["curves"])["layer"][0]["encoding"]["x"]["axis"]
-    assert (axis["tickMinStep"], axis["format"]) == (1, "d")
+    assert (axis["values"], axis["format"]) == ([1, 2, 3, 4], "d")
     domain = spec(found["gflops"])["layer"][0]["encoding"]["y"]["scale"]["domain"]
     assert 0 <= domain[0] < domain[1] == 1
+
+
+def test_long_trainings_have_few_round_ticks(tmp_path: Path) -> None:
+    found = drawn(gather(compared(tmp_path, 1, epochs=97)))
+    assert spec(found["curves"])["layer"][0]["encoding"]["x"]["axis"]["values"] == [20, 40, 60, 80]
 
 
 def test_wide_intervals_do_not_squeeze_what_was_measured() -> None:
@@ -125,27 +130,34 @@ def test_wide_intervals_do_not_squeeze_what_was_measured() -> None:
 
 
 def test_names_at_marks_are_a_line_apart_and_near_their_marks() -> None:
-    pixel = 0.001
+    line, up = plots.LABEL * 0.001, (0.0, 1.0)  # 1000 pixels for one unit
     marks = [{"model": str(i), "x": float(i % 3), "y": y} for i, y in enumerate([0.5] * 5 + [0.3, 0.505, 0.7])]
-    plots.place_labels(marks, pixel, (0.0, 2.0))
+    plots.place_labels(marks, 1000, (0.0, 2.0), up)
     heights = sorted(m["label"] for m in marks)
-    assert all(b - a >= plots.LABEL * pixel * 0.999 for a, b in itertools.pairwise(heights))
+    assert all(b - a >= line * 0.999 for a, b in itertools.pairwise(heights))
     alone = {m["y"]: m["label"] for m in marks if m["y"] in (0.3, 0.7)}
     assert alone == {0.3: 0.3, 0.7: 0.7}
-    assert max(abs(m["label"] - m["y"]) for m in marks) < 4 * plots.LABEL * pixel
+    assert max(abs(m["label"] - m["y"]) for m in marks) < 4 * line
+
+
+@pytest.mark.parametrize("score", (0.0, 1.0))
+def test_names_stay_within_the_plot(score: float) -> None:
+    marks: list[dict[str, Any]] = [{"model": "name", "x": 1.0, "y": score} for _ in range(5)]
+    plots.place_labels(marks, 1000, (0.0, 2.0), (0.0, 1.0))
+    heights = sorted(m["label"] for m in marks)
+    assert heights[0] > 0 and heights[-1] < 1
+    assert all(b - a >= plots.LABEL * 0.000999 for a, b in itertools.pairwise(heights))
 
 
 def test_names_stand_on_the_emptier_side_within_the_plot() -> None:
-    def sides(*xs: float) -> list[str]:
-        marks = [{"model": "a name of 20 letters", "x": x, "y": 0.5} for x in xs]
-        plots.place_labels(marks, 0.0, (0.0, 10.0))
+    def sides(*xs: float, name: str = "a name of 20 letters") -> list[str]:
+        marks: list[dict[str, Any]] = [{"model": name, "x": x, "y": 0.5} for x in xs]
+        plots.place_labels(marks, 26, (0.0, 10.0), (0.0, 1.0))
         return [m["side"] for m in marks]
 
     assert sides(0.0, 10.0) == ["left", "right"]  # the text starts at the left mark and ends at the right one
     assert sides(5.0) == ["left"]
-    marks = [{"model": "name", "x": x, "y": 0.5} for x in (5.0, 5.4)]
-    plots.place_labels(marks, 1.0, (0.0, 10.0))
-    assert [m["side"] for m in marks] == ["right", "left"], "away from one another"
+    assert sides(5.0, 5.4, name="name") == ["right", "left"], "away from one another"
 
 
 def test_models_look_the_same_everywhere_and_controls_are_hollow() -> None:
@@ -177,3 +189,5 @@ def test_many_models_have_curves_without_bands(tmp_path: Path) -> None:
 def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
     assert drawn(gather(compared(tmp_path / "0", 0))) == {}
     assert list(drawn(gather(compared(tmp_path / "1", 1)))) == ["differences", "gflops", "curves"]
+    unknown = {"curves": {"epoch": [1.0], "metrics/mAP50-95(B)": [math.nan]}}
+    assert list(drawn(gather(compared(tmp_path / "2", 1, changes=lambda c: unknown)))) == ["differences", "gflops"]

@@ -16,8 +16,8 @@ PALETTE = ("#0960cc", "#de7810", "#a34094", "#0e9cd6", "#c91c30", "#00a556", "#7
 GREY = "#7d7d7d"
 #: Pixels: width of a figure for paper, height of a label and of a comparison; letters that fit into a plot on a phone.
 WIDTH, LABEL, ROW, LETTERS = 520, 13, 46, 52
-#: Models from which on curves have no bands, and the most epochs that a curve shows.
-CROWD, EPOCHS = 12, 150
+#: Models from which on curves have no bands; the most epochs that a curve shows, and the most ticks.
+CROWD, EPOCHS, TICKS = 12, 150, 8
 Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
@@ -130,7 +130,7 @@ def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str,
     low, high = frame([r["y"] for r in rows], [r[k] for r in rows for k in ("low", "high")], (0.0, 1.0))
     left, right = frame([r[k] for r in rows for k in ("p10", "p90")], (), (0.0, math.inf))
     height = max(300, (LABEL + 1) * len(rows) + 40)
-    place_labels(rows, (high - low) / height, (left, right))
+    place_labels(rows, height, (left, right), (low, high))
     x, y = _axis(alt.X, title, (left, right)), _axis(alt.Y, results["metric"], (low, high))
     tooltip = ["model:N", alt.Tooltip("y:Q", title=results["metric"], format=".3f"), "interval:N"]
     tooltip += [alt.Tooltip("x:Q", title=title, format=".4~r"), "seeds:N"]
@@ -150,28 +150,32 @@ def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str,
     )
 
 
-def place_labels(rows: Rows, pixel: float, axis: tuple[float, float]) -> None:
+def place_labels(rows: Rows, height: int, across: tuple[float, float], up: tuple[float, float]) -> None:
     """Add to rows heights at which labels do not overlap at any width, and the side of the mark with more room.
 
-    `pixel` is the height of a pixel in units of y, `axis` the range of x.
+    `height` is that of the plot in pixels, `across` and `up` are the ranges of its axes.
     """
     rows.sort(key=lambda r: r["y"])
+    line = LABEL * (up[1] - up[0]) / height
     groups: list[Rows] = []
     for row in rows:  # labels that would overlap form a group, which is centred on its marks
         row["label"] = row["y"]
         groups.append([row])
-        while len(groups) > 1 and groups[-1][0]["label"] - groups[-2][-1]["label"] < LABEL * pixel:
+        while len(groups) > 1 and groups[-1][0]["label"] - groups[-2][-1]["label"] < line:
             group = groups[-2] + groups.pop()
             groups[-1] = group
             centre = math.fsum(r["y"] for r in group) / len(group)
             for i, r in enumerate(group):
-                r["label"] = centre + (i - (len(group) - 1) / 2) * LABEL * pixel
+                r["label"] = centre + (i - (len(group) - 1) / 2) * line
+    for i, row in enumerate(rows):  # within the plot, with room for the labels below and above
+        least, most = up[0] + (i + 0.5) * line, up[1] - (len(rows) - i - 0.5) * line
+        row["label"] = min(max(row["label"], least), most)
     for row in rows:
-        length = len(row["model"]) * (axis[1] - axis[0]) / LETTERS
-        close = [r["x"] - row["x"] for r in rows if r is not row and abs(r["y"] - row["label"]) < LABEL * pixel]
+        length = len(row["model"]) * (across[1] - across[0]) / LETTERS
+        close = [r["x"] - row["x"] for r in rows if r is not row and abs(r["y"] - row["label"]) < line]
         after, before = (sum(0 <= sign * d < length for d in close) for sign in (1, -1))
-        after += len(rows) * (axis[1] - row["x"] < length)
-        before += len(rows) * (row["x"] - axis[0] < length)
+        after += len(rows) * (across[1] - row["x"] < length)
+        before += len(rows) * (row["x"] - across[0] < length)
         row["side"] = "left" if after <= before else "right"  # the end of the text that is at the mark
 
 
@@ -264,10 +268,16 @@ def curve(results: Results, data: str, model: str, column: str) -> dict[str, Any
 
 
 def _curves(results: Results, data: str, column: str, look: Mapping[str, Look], legend: bool) -> Any:
-    """A column over epochs."""
+    """A column over epochs; None where it has no value."""
     rows = [c for r in rows_of(results, data) if (c := curve(results, data, r["model"], column))]
+    if not rows:
+        return None
     names = [r["model"] for r in rows]
-    x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
+    epochs = [e for r in rows for e in r["epoch"]]
+    first, last = math.ceil(min(epochs)), math.floor(max(epochs))
+    step = next(k * 10**n for n in range(9) for k in (1, 2, 5) if last - first <= TICKS * k * 10**n)
+    axis = alt.Axis(values=[e for e in range(first, last + 1) if e % step == 0], format="d")
+    x = alt.X("epoch:Q", axis=axis, scale=alt.Scale(nice=False))
     base = _base(look, rows, x=x).transform_flatten(["epoch", "mean", "low", "high"])
     more: dict[str, Any] = {} if legend else {"legend": None}
     colours = alt.Scale(domain=names, range=[look[n].colour for n in names])
