@@ -85,7 +85,8 @@ def _styled(chart: Any, width: int | str) -> Any:
     chart = chart.properties(width=width, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
     chart = chart.configure(background="white" if isinstance(width, int) else "transparent", font="sans-serif")
     chart = chart.configure_view(stroke=None).configure_axis(gridOpacity=0.35, titleFontWeight="normal", tickCount=6)
-    return chart.configure_legend(orient="bottom", columns=3, labelLimit=220, title=None)
+    symbol = {"symbolType": "stroke", "symbolOpacity": 1, "symbolSize": 300, "symbolStrokeWidth": 2}
+    return chart.configure_legend(orient="bottom", columns=3, labelLimit=220, title=None, **symbol)
 
 
 def _base(look: Mapping[str, Look], rows: Rows, **channels: Any) -> Any:
