@@ -75,7 +75,7 @@ def test_an_unknown_block_gets_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "kwargs", "says"),
+    ("block", "kwargs", "message"),
     [
         ("hilo", {}, "missing a required argument: 'dim'"),
         ("hilo", {"dim": 8, "heads": 2}, "unexpected keyword argument 'heads'"),
@@ -85,8 +85,8 @@ def test_an_unknown_block_gets_a_suggestion() -> None:
         ("acmix_swin_block", {"dim": 8, "input_resolution": [7, 7], "num_heads": 2, "norm_layer": nn.Identity}, "no L"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(block: str, kwargs: dict, says: str) -> None:
-    with pytest.raises(official.OfficialWeightsError, match=says):
+def test_arguments_that_do_not_fit_are_named(block: str, kwargs: dict, message: str) -> None:
+    with pytest.raises(official.OfficialWeightsError, match=message):
         official.load(block, kwargs, {})
 
 

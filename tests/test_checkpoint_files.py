@@ -75,7 +75,7 @@ def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         (b"just text, and no checkpoint", "is no PyTorch checkpoint: it starts with b'just text"),
         (b"<!DOCTYPE html><html>", "looks like a web page"),
@@ -89,9 +89,9 @@ def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path: Path) -> None:
     ],
     ids=["text", "html", "lfs", "pickle", "huge text", "no memory", "no object", "huge index", "extension"],
 )
-def test_files_that_are_something_else(data: bytes, says: str, tmp_path: Path) -> None:
+def test_files_that_are_something_else(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(data)
-    assert says in complaint(tmp_path / "w.pth")
+    assert message in complaint(tmp_path / "w.pth")
 
 
 def test_archives_that_are_something_else(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_numbers_that_are_missing_or_of_another_length_are_named(tmp_path: Path)
     with zipfile.ZipFile(path) as archive:
         members = {m.filename: archive.read(m) for m in archive.infolist()}
     numbers = next(name for name in members if name.endswith("/data/3"))
-    for content, says in ((None, "it lacks the numbers '3'"), (members[numbers] + b"\0", "the numbers '3' take")):
+    for content, message in ((None, "it lacks the numbers '3'"), (members[numbers] + b"\0", "the numbers '3' take")):
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in members.items():
                 if name != numbers:
@@ -127,7 +127,7 @@ def test_numbers_that_are_missing_or_of_another_length_are_named(tmp_path: Path)
                 elif content is not None:
                     archive.writestr(name, content)
         error = refusal(path)
-        assert isinstance(error, DamagedError) and says in error.reason
+        assert isinstance(error, DamagedError) and message in error.reason
 
 
 def test_tensors_larger_than_the_file_are_refused(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_weights_that_are_no_floating_point_numbers_are_named(dtype: torch.dtype
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ({"layers.0.blocks.0.attn.relative_position_bias_table": torch.ones(169, 3)}, "a Swin Transformer"),
         ({"layers.2.blocks.0.attn.rate1": torch.ones(1)}, "an ACmix-Swin"),
@@ -284,17 +284,17 @@ def test_weights_that_are_no_floating_point_numbers_are_named(dtype: torch.dtype
         ({"layer1.0.conv1.weight": torch.ones(1)}, "a ResNet"),
         ({"model.0.conv.weight": torch.ones(1), "model.0.bn.weight": torch.ones(1)}, "a YOLO without its rows"),
         ({"encoder.w": torch.ones(1)}, "none of the networks known here .* named w"),
-        ({"model": {"patch_embed1.conv.0.weight": torch.ones(1)}}, "looks like SMT.* too little"),
+        ({"model": {"patch_embed1.conv.0.weight": torch.ones(1)}}, "looks like SMT.* too few tensors"),
         ({"model": {"patch_embed1.conv.0.weight": "text", "x": torch.ones(1)}}, "conv.0.weight in its state dict"),
         ({"epoch": 3, "notes": "none"}, "no state dict, but a dict of epoch, notes"),
         ([1, 2], "no state dict, but a list"),
         (nn.Sequential(nn.Conv2d(1, 1, 1)), r"object of the class torch\.nn\.modules\.container\.Sequential"),
     ],
 )
-def test_other_content_is_named(content: Any, says: str, tmp_path: Path) -> None:
+def test_other_content_is_named(content: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         checkpoints.read(path)
 
 

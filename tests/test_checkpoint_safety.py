@@ -77,7 +77,7 @@ def test_a_file_that_calls_functions_is_refused_and_calls_none(attack: str, olde
 
 
 def test_the_attacks_are_real(tmp_path: Path) -> None:
-    """Loaded the usual way, the same file does what it says; the test above would otherwise prove nothing."""
+    """Loaded the usual way, the same file does execute its command; the test above would otherwise prove nothing."""
     marker, path = tmp_path / "executed", tmp_path / "evil.pth"
     torch.save({"config": attacks(marker)["os.system"]}, path)
     torch.load(path, weights_only=False)

@@ -128,7 +128,7 @@ def test_the_command_warns_of_nan(tmp_path: Path, capsys: pytest.CaptureFixture)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "weights="),
         (["weights=none.pth"], "none.pth: No such file"),
@@ -141,14 +141,14 @@ def test_the_command_warns_of_nan(tmp_path: Path, capsys: pytest.CaptureFixture)
     ],
 )
 def test_wrong_arguments_exit_with_2_and_say_what_is_wrong(
-    arguments: list, says: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    arguments: list, message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.pt").mkdir()
     for name in ("w.pth", "w.pt"):
         write(tmp_path / name, {"model": golden("clo_model")[0]})
     assert commands.main(["convert", *arguments]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 # --- through Ultralytics ---

@@ -1,6 +1,6 @@
 """Parity with the authors' code: outputs and input gradients of golden files.
 
-A small choice lies in tests/golden. YOLO_ATTN_GOLDEN=<folder> runs a whole collection instead of it.
+A small selection is in tests/golden. YOLO_ATTN_GOLDEN=<folder> runs a whole collection instead of it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_matches_the_authors_code(path: Path) -> None:
     for got, want in zip(outputs, wanted, strict=False):
         torch.testing.assert_close(like_reference(got, want, meta), want, atol=atol, rtol=0)
     # PyTorch's own CPU BatchNorm backward is wrong at batch one for some layouts; the files mark where that bites.
-    if not meta.get("plain_torch_cpu_autograd_is_wrong"):  # the TensorFlow block says nothing
+    if not meta.get("plain_torch_cpu_autograd_is_wrong"):  # the files of the TensorFlow block have no such key
         sum(y.square().mean() for y in outputs).backward()
         for x, key in zip(xs, ("grad_input", "grad_input.residual"), strict=False):
             torch.testing.assert_close(x.grad, to_bchw(tensors[key], meta), atol=grad_atol, rtol=0)

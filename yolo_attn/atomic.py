@@ -77,11 +77,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if target.exists() and not os.access(target, os.W_OK):  # renaming would replace it all the same
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        _remove_leftovers(target)
+        with suppress(OSError):  # a folder that cannot be listed, or does not exist: then the next line fails
+            _remove_leftovers(target)
         part, handle = _create(target)
         yield part
         if target.exists():
-            os.chmod(part, target.stat().st_mode & 0o7777)
+            with suppress(OSError):  # a file system without permissions
+                os.chmod(part, target.stat().st_mode & 0o7777)
         os.fsync(handle)
         if fcntl is None:
             os.close(handle)

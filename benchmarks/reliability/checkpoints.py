@@ -5,7 +5,7 @@
 Checkpoints in the layout of the papers' authors, in both formats of PyTorch, are damaged at random: in their bytes, or
 in their pickle with the archive's checksums repaired, with instructions that would call `os.system` among others. The
 exit code is 0 if every one was refused by a CheckpointError or loaded right. The format before PyTorch 1.6 has no
-checksums, and repaired ones do not tell either: there, a file may also be loaded with other numbers.
+checksums, and repaired ones detect nothing: such a file may also be loaded with other numbers.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def content(state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def damaged(whole: bytes, older: bool, rng: random.Random) -> tuple[str, bytes, bool]:
-    """A damaged copy of a checkpoint: what was done, the bytes, and whether checksums can tell."""
+    """A damaged copy of a checkpoint: what was done, the bytes, and whether checksums detect it."""
     damage = rng.choice(DAMAGES)
     if older or rng.random() < 0.5:
         data = bytearray(whole)

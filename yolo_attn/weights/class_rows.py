@@ -1,4 +1,4 @@
-"""Rows of class logits that go by the names of the classes.
+"""Rows of class logits, matched by the names of the classes.
 
 Ultralytics 8.4.141 and later does this for detectors; here it is done for earlier releases and for classifiers.
 """

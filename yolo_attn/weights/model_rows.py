@@ -1,4 +1,4 @@
-"""The rows of a built model: what each is underneath, where its input comes from, at which stride it works."""
+"""The rows of a built model: what each is underneath, where its input comes from, and its stride."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class TransferError(UsageError):
-    """Weights that cannot be carried over; the message says why and what to do."""
+    """Weights that cannot be transferred; the message says why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Row:
     """One row of a model.
 
     Attributes:
-        index: Its place in the model.
+        index: Its number in the model.
         module: What was built from it.
         inputs: Indices of the rows it takes its input from; empty for the first.
         stride_in: Strides of those rows' outputs.
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def keeps_size(self) -> bool:
-        """Whether the row can be left out as far as strides tell."""
+        """Whether input and output have the same stride."""
         return self.stride_in == (self.stride,)
 
     @cached_property

@@ -144,7 +144,7 @@ def _log(report: TransferReport, fused: bool) -> None:
             f"yolo_attn: {report.summary}. Most stock layers of this model have no counterpart in these weights; "
             "they probably belong to another architecture."
         )
-    elif report.new or report.left:  # otherwise Ultralytics' own line says it all
+    elif report.new or report.left:  # otherwise Ultralytics' own line is complete
         LOGGER.info(f"yolo_attn: {report.summary}")
     if report.nonfinite:
         LOGGER.warning(

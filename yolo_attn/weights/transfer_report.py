@@ -202,5 +202,5 @@ def _listed(rows: Iterator[RowReport]) -> str:
 
 
 def item_count(n: int) -> str:
-    """A number of tensors, in words."""
+    """A number of tensors as text."""
     return f"{n} item" + "s" * (n != 1)

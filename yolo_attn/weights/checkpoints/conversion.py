@@ -170,7 +170,7 @@ def brief(names: list[str]) -> str:
 
 
 def _state_dict(content: Any) -> tuple[str, dict[str, Any], list[str]]:
-    """The state dict in a file's content: under which names, itself, and what lies beside it."""
+    """The state dict in a file's content: under which names, itself, and what else was saved."""
     path: list[str] = []
     beside: list[str] = []
     for _ in range(4):

@@ -2,7 +2,7 @@
 
 A checkpoint is a pickle, and a pickle is a program: loaded the usual way it calls whatever functions it names. Here
 the standard library's `pickle.Unpickler` runs it, and each name becomes a `Placeholder` class that makes empty objects.
-Only the functions that rebuild a tensor do more: they describe where its numbers lie (`Stored`). A program that asks
+Only the functions that rebuild a tensor do more: they describe where its numbers are (`Stored`). A program that asks
 for what no checkpoint needs (`os.system`, `eval`, a function outside a short list) is refused, though it could do no
 harm. Before it runs, `instructions` checks what the unpickler does without asking.
 """
@@ -39,7 +39,7 @@ STORAGES = {
 MOST_DIMENSIONS = 8
 MOST_NUMBERS = 2**40  # of one storage
 MOST_NAMES = 1000  # classes and functions
-#: What may lie beside the weights in checkpoints of training code; all of it becomes placeholders.
+#: What may be saved beside the weights in checkpoints of training code; all of it becomes placeholders.
 HARMLESS = re.compile(
     r"builtins\.(set|frozenset|list|dict|tuple|int|float|complex|str|bytes|bytearray|bool|object|slice|range|type)"
     r"|copyreg\.(_reconstructor|__newobj__|__newobj_ex__)|_codecs\.encode|functools\.partial"
@@ -70,8 +70,8 @@ class Named(type):
             return _CALLS[cls.name](*arguments)
         if cls.name.startswith("copyreg.") and arguments and isinstance(arguments[0], Named):
             return empty(arguments[0])  # makes an object of the class that is its first argument
-        word = cls.name.rpartition(".")[2].lstrip("_")
-        if word[:1].isupper() or HARMLESS.fullmatch(cls.name):
+        last = cls.name.rpartition(".")[2].lstrip("_")
+        if last[:1].isupper() or HARMLESS.fullmatch(cls.name):
             return empty(cls)
         raise RefusedError(f"it calls the function {cls.name}, which no checkpoint needs")
 

@@ -2,7 +2,7 @@
 
 `inert` gives the unpickler harmless names, but some instructions act without a name:
 
-* EXT1, EXT2 and EXT4 take objects from the cache of `copyreg`, whatever `find_class` says.
+* EXT1, EXT2 and EXT4 take objects from the cache of `copyreg`, without a call of `find_class`.
 * The memo is an array, and a text has a length: five bytes with a large number would allocate gigabytes.
 * Keys are hashed at once: the hash of nested tuples takes exponential time, or overflows the interpreter's stack.
 
@@ -42,7 +42,7 @@ _KEYS = {"SETITEM": slice(1, 2), "SETITEMS": slice(1, None, 2), "ADDITEMS": slic
 
 
 def _effect(opcode: pickletools.OpcodeInfo) -> tuple[bool, int, int]:
-    """Whether an instruction takes what lies above a mark, how many objects it takes beside, and how many it leaves."""
+    """Whether an instruction takes all above a mark, how many objects it takes besides, and how many it leaves."""
     before, mark = opcode.stack_before, pickletools.markobject
     marked = mark in before
     return marked, before.index(mark) if marked else len(before), len(opcode.stack_after)

@@ -96,7 +96,7 @@ def recognise(state: State) -> Recognised:
             return Recognised(family, size, options, _fitted(family, size, options, kept), dropped, fresh)
         except MisfitError as e:
             misfit = misfit or e  # the paper's own size comes first
-    raise misfit or MisfitError(family.name, (), "too little of it is there to tell its size")
+    raise misfit or MisfitError(family.name, (), "it has too few tensors to determine its size")
 
 
 def _configurations(family: Family, state: State) -> network_sizes.Candidates:

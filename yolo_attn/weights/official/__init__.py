@@ -50,7 +50,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 
 def blocks() -> list[str]:
-    """The names that `load` knows."""
+    """The names that `load` accepts."""
     return sorted(ADAPTERS)
 
 

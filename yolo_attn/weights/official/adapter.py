@@ -1,7 +1,7 @@
 """What an adapter is, and the one engine that applies it.
 
 An adapter is data. `args` is the parameter list of the authors' constructor as it stands in their code, `build` makes
-our module from it, and a `KeyMap` says for every tensor of ours which of the authors' tensors it is made of. Only
+our module from it, and a `KeyMap` states for every tensor of ours which of the authors' tensors it is made of. Only
 `KeyMap.translate` touches tensors; it compares names, shapes and types first and reports all that does not fit, under
 the authors' names.
 """
@@ -46,7 +46,7 @@ class Problem:
     needed: Any = None
 
     def __str__(self) -> str:
-        """The problem in a few words."""
+        """One line."""
         match self.kind:
             case "missing":
                 return f"missing {self.key} {self.needed}"

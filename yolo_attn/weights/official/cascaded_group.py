@@ -11,7 +11,7 @@ from .adapter import Adapter, KeyMap, OfficialWeightsError, Rules
 
 
 def _keys(*names: tuple[str, str]) -> KeyMap:
-    """The key map of a module whose attention lies where `names` says."""
+    """The key map of a module whose attention is where `names` put it."""
     rules: Rules = (
         (r"(^|\.)heads\.(\d+)\.qkv\.", r"\1qkvs.\2."),
         (r"(^|\.)heads\.(\d+)\.dw\.", r"\1dws.\2."),

@@ -59,7 +59,7 @@ ADAPTERS = {
                 (r"^bn_local\.", "conv_local.norm."),
                 (r"^se\.act\.", "se.act1."),
             ),
-            aliases=((r"^norm\.norm\.", "norm."),),  # a LayerNorm of theirs lies one level deeper than a BatchNorm
+            aliases=((r"^norm\.norm\.", "norm."),),  # their LayerNorm is one level deeper than their BatchNorm
         ),
     )
 }

@@ -60,7 +60,7 @@ def _block(a: Any) -> nn.Module:
 
 
 def _network(make: Callable[..., nn.Module], a: Any, **options: Any) -> nn.Module:
-    """A whole network; the third stage alternates, whatever its `ca_attentions` says of even blocks."""
+    """A whole network; the third stage alternates, also where `ca_attentions` is 1."""
     kinds = ["sam" if c == 1 else "msa" for c in a.ca_attentions]
     if len(kinds) > 2 and kinds[2] == "sam":
         kinds[2] = "mix"
@@ -72,7 +72,7 @@ def _network(make: Callable[..., nn.Module], a: Any, **options: Any) -> nn.Modul
         "depths": a.depths,
         "kinds": kinds,
     }
-    # Their stem takes three channels, whatever in_chans says.
+    # Their stem takes three channels, `in_chans` has no effect.
     return make(
         "t",
         **{k: tuple(v[: a.num_stages]) for k, v in lists.items()},
