@@ -21,7 +21,7 @@ PATCHES = (
     "parse_model",
     "model_yaml",
     "data_yaml",
-    "missing_file",
+    "model_file",
     "safe_load",
     "fuse",
     "load_weights",

@@ -1,16 +1,22 @@
 """Patch: shipped model YAMLs by bare name and scale letter, from any folder.
 
 `YOLO("yolov8s-hilo.yaml")`, the trainer's rebuild and the DDP child all reach a YAML through the name `check_yaml` in
-ultralytics.nn.tasks. A file of the user's takes precedence, then Ultralytics' own, then ours.
+ultralytics.nn.tasks. A file of the user's takes precedence, then Ultralytics' own, then ours. Where there is none, the
+error stays Ultralytics' own, with the nearest shipped name if one is near.
 """
 
 from __future__ import annotations
 
+import re
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from ..yamls import shipped
 from .patch import Function, Patch
+
+# The name looked up last without success: yaml_model_load tries it with its scale letter, then without and in earnest.
+_missed: ContextVar[str] = ContextVar("missed", default="")
 
 
 def _make(original: Function) -> Function:
@@ -26,12 +32,24 @@ def _make(original: Function) -> Function:
             return str(sibling)
         ours = shipped.find(path.name)
         if ours is None:
-            return original(file, suffix, hard=hard)
+            return _check(original, path.name, file, suffix, hard)
         if not hard and path.name == ours.name and _has_scaled_copy(path):
             return []  # releases before 8.4.144 look for the unscaled name first; the user's own scaled file comes next
         return original(file, suffix, hard=False) or str(ours)
 
     return check_yaml
+
+
+def _check(original: Function, name: str, file: Any, suffix: Any, hard: bool) -> Any:
+    """Ultralytics' own function, with a suggestion in the message if the file does not exist."""
+    try:
+        found = original(file, suffix, hard=hard)
+    except FileNotFoundError as e:
+        scaled = _missed.get()
+        shipped.suggest(e, scaled if re.sub(r"(\d+)[nslmx]", r"\1", scaled, count=1) == name else name)
+        raise
+    _missed.set("" if found else name)
+    return found
 
 
 def _has_scaled_copy(path: Path) -> bool:

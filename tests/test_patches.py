@@ -10,6 +10,7 @@ import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.data import utils as data_utils
+from ultralytics.engine import model as engine_model
 from ultralytics.engine import trainer
 from ultralytics.nn import tasks
 from ultralytics.utils import torch_utils
@@ -65,6 +66,7 @@ TARGETS = [
     (torch_utils, "get_flops"),
     (trainer.BaseTrainer, "build_optimizer"),
     (trainer.BaseTrainer, "validate"),
+    (engine_model.Model, "_load"),
 ]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from ultralytics import YOLO
 from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
 
+from yolo_attn import patches
 from yolo_attn.yamls import shipped
 
 OWN_MODEL = {
@@ -75,3 +77,44 @@ def test_dataset_yamls_are_found_and_the_users_own_wins(monkeypatch, tmp_path) -
     assert data_utils.check_file("shapes.yaml") == "shapes.yaml"
     with pytest.raises(FileNotFoundError):
         data_utils.check_file("no-such-data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("yolov8n-hilo-nek.yaml", "yolov8n-hilo-neck.yaml"),
+        ("yolov8s-hilo-nek.yaml", "yolov8s-hilo-neck.yaml"),
+        ("cfg/yolov8-acmx.yml", "yolov8-acmix.yaml"),
+        ("yolov8n-sam", "yolov8n-sam.yaml"),
+        ("YOLOv8n_SAM", "yolov8n-sam.yaml"),
+        ("yolov8xsam.yaml", "yolov8x-sam.yaml"),
+        ("yolo8n-sam.yaml", "yolov8n-sam.yaml"),
+    ],
+)
+def test_a_misspelt_shipped_name_gets_the_right_one(typed: str, meant: str, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=f"does not exist. Did you mean {meant}\\?$"):
+            YOLO(typed)
+
+
+@pytest.mark.parametrize("typed", ["yolov8n-nope.yaml", "mine.yaml", "weights", "yolov8n-seg-x.yaml", "yolo11n-foo"])
+def test_a_name_unlike_any_shipped_one_keeps_ultralytics_own_message(typed: str, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as with_patches:
+        YOLO(typed)
+    patches.undo()
+    try:
+        with pytest.raises(FileNotFoundError) as without:
+            YOLO(typed)
+    finally:
+        patches.arm()
+    assert str(with_patches.value) == str(without.value)
+
+
+def test_a_suggestion_does_not_come_from_an_earlier_failure(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for typed in ("yolov8s-hilo-nek.yaml", "yolov8-hilo-nek.yaml"):
+        with pytest.raises(FileNotFoundError) as error:
+            YOLO(typed)
+    assert "Did you mean yolov8-hilo-neck.yaml?" in str(error.value)

@@ -9,7 +9,12 @@ YOLO_ATTN_AUTOLOAD=0 keeps the hook from arming.
 
 import sys
 
-TARGETS = ("ultralytics.nn.tasks", "ultralytics.data.utils", "ultralytics.engine.trainer")
+TARGETS = (
+    "ultralytics.nn.tasks",
+    "ultralytics.data.utils",
+    "ultralytics.engine.trainer",
+    "ultralytics.engine.model",
+)
 
 
 class Finder:

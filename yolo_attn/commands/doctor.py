@@ -17,7 +17,7 @@ from .parser import Command
 #: Run by a fresh interpreter, which must load this package without importing it by name.
 PROBE = """
 import json, sys
-import ultralytics, ultralytics.nn.tasks, ultralytics.data.utils, ultralytics.engine.trainer
+import ultralytics, ultralytics.nn.tasks, ultralytics.data.utils, ultralytics.engine.trainer, ultralytics.engine.model
 report = {"ultralytics": ultralytics.__file__, "version": ultralytics.__version__, "loaded": "yolo_attn" in sys.modules}
 if report["loaded"]:
     import yolo_attn
@@ -73,6 +73,7 @@ def _ultralytics() -> list[Finding]:
     try:
         import ultralytics
         import ultralytics.data.utils
+        import ultralytics.engine.model
         import ultralytics.engine.trainer
         import ultralytics.nn.tasks
     except Exception as e:
@@ -100,7 +101,7 @@ def release_findings(version: str) -> list[Finding]:
 
 
 def _patch_finding(where: str, name: str, state: str, detail: str, remedy: str) -> Finding:
-    level = {"live": "ok", "unknown": "warn"}.get(state, "FAIL")
+    level = {"live": "ok", "waiting": "note", "unknown": "warn"}.get(state, "FAIL")
     return Finding(level, f"patch {name} is {state} {where}{': ' + detail if detail else ''}", remedy)
 
 

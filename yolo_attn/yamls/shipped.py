@@ -47,6 +47,18 @@ def similar(name: str) -> str:
     return re.sub(r"-", f"{letter}-", near[0], count=1) + ".yaml" if near else ""
 
 
+def suggest(error: FileNotFoundError, name: str) -> None:
+    """Add the nearest shipped name to the message of an error, if one is near.
+
+    Args:
+        error: Raised for a model file that does not exist.
+        name: The file's name.
+    """
+    suggestion = similar(name)
+    if suggestion and len(error.args) == 1:
+        error.args = (f"{error.args[0]}. Did you mean {suggestion}?",)
+
+
 def model_yamls() -> list[Path]:
     """All shipped model YAMLs."""
     return [p for p in sorted(folder().glob("*.yaml")) if p.name.startswith("yolo")]
