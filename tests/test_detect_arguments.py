@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import linecache
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from plans import request_of
 
 from yolo_attn import commands, registry
+from yolo_attn.commands import bench_detect
 from yolo_attn.detect import arguments
 from yolo_attn.detect.plan import CANDIDATE
 from yolo_attn.errors import UsageError
@@ -150,6 +152,18 @@ def test_starting_weights_that_do_not_load_are_refused(content: bytes, tmp_path:
     (tmp_path / "start.pt").write_bytes(content)
     with pytest.raises(UsageError, match="start.pt: these weights do not load"):
         arguments.read_start(str(tmp_path / "start.pt"))
+
+
+def test_every_argument_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "detect.md").read_text(encoding="utf-8")
+    tables = re.split(r"^\| argument.* \| meaning \| default \|$", text, flags=re.MULTILINE)[1:]
+    detect, places, cell = (set(re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.M)) for table in tables)
+    assert detect == {a.name for a in bench_detect.DETECT}
+    assert places == {a.name for a in bench_detect.PLACES if a not in bench_detect.SHARED}
+    assert cell == bench_detect.CELL.arguments.keys() - {"out", "cell"}
+    refused = text.partition("are refused, with what to use instead")[2].partition("; so are")[0]
+    assert set(re.findall(r"`(\w+)`", refused)) == set(arguments.REFUSED)
+    assert all(f"`{key}={arguments.DEFAULTS[key]}`" in text for key in ("epochs", "workers", "plots"))
 
 
 # ---- blocks of other packages ----
