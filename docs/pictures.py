@@ -1,6 +1,6 @@
-"""The pictures of the papers' pages: how data flows through each block, with shapes. Drawn here, as plain SVG text.
+"""The diagrams of the papers' pages: the data flow of each block, with shapes, as plain SVG.
 
-`python docs/make.py` writes them to docs/img. No drawing library is involved, so the same files come out everywhere.
+`python docs/make.py` writes them to docs/img. Without a drawing library, the files are the same on every machine.
 """
 
 # ruff: noqa: RUF001
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 
 class Box:
-    """A rectangle on the canvas; its sides' middles are where arrows end."""
+    """A rectangle on the canvas; arrows end at the midpoints of its sides."""
 
     def __init__(self, x: float, y: float, w: float, h: float) -> None:
         self.x, self.y, self.w, self.h = x, y, w, h
@@ -66,12 +66,12 @@ class Canvas:
         self.parts.append(f'<text x="{x:g}" y="{y:g}" {style}>{escape(text)}</text>')
 
     def heading(self, x: float, y: float, text: str, colour: str = "#222") -> None:
-        """A bold line that names a part of the picture."""
+        """A bold heading of a part of the diagram."""
         style = f'font-size="14" font-weight="bold" fill="{colour}"'
         self.parts.append(f'<text x="{x:g}" y="{y:g}" {style}>{escape(text)}</text>')
 
     def arrow(self, *points: Point, tip: bool = True) -> None:
-        """A line through the points, with a tip at the last."""
+        """A line through the points, with an arrowhead at the last."""
         line = " ".join(f"{x:g},{y:g}" for x, y in points)
         end = ' marker-end="url(#tip)"' if tip else ""
         self.parts.append(f'<polyline points="{line}" fill="none" stroke="#444" stroke-width="1.3"{end}/>')
@@ -88,7 +88,7 @@ class Canvas:
         return Box(x - 13, y - 13, 26, 26)
 
     def cells(self, x: float, y: float, rows: Sequence[str], side: float, colours: dict[str, str]) -> Box:
-        """A grid of cells; each letter of a row chooses a cell's colour."""
+        """A grid of squares; each letter of a row selects a colour."""
         for i, row in enumerate(rows):
             for j, letter in enumerate(row):
                 self.parts.append(
@@ -155,10 +155,10 @@ def smt() -> str:
     c.arrow(m.top, times.bottom)
     c.arrow(v.right, times.left)
     proj = c.box(748, 40, 44, 46, "W")
-    y = c.box(808, 40, 42, 46, "y", "", "map")
+    out = c.box(808, 40, 42, 46, "y", "", "map")
     c.text(829, 102, "C × H × W", 11, "#555")
     c.arrow(times.right, proj.left)
-    c.arrow(proj.right, y.left)
+    c.arrow(proj.right, out.left)
     return c.svg()
 
 
@@ -268,11 +268,11 @@ def sknet() -> str:
     c.arrow(times[1].right, (770, times[1].right[1]), total.bottom)
     c.text(706, 149, "a₁", 12, "#111")
     c.text(706, 222, "a₂", 12, "#111")
-    y = c.box(800, 158, 46, 48, "y", "", "map")
+    out = c.box(800, 158, 46, 48, "y", "", "map")
     c.text(823, 222, "C × H × W", 11, "#555")
-    c.arrow(total.right, y.left)
+    c.arrow(total.right, out.left)
     c.text(
-        430, 350, "y = a₁ f₁ + a₂ f₂ + …, with a₁ + a₂ + … = 1 in every channel: each image chooses how far it looks."
+        430, 350, "y = a₁ f₁ + a₂ f₂ + …, with a₁ + a₂ + … = 1 in every channel: the weights depend on the image."
     )
     return c.svg()
 

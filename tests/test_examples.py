@@ -18,9 +18,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
-def example(name: str, *words: str, cwd: Path) -> str:
+def example(name: str, *arguments: str, cwd: Path) -> str:
     """Output of an example."""
-    return run(sys.executable, EXAMPLES / f"{name}.py", *words, cwd=cwd)
+    return run(sys.executable, EXAMPLES / f"{name}.py", *arguments, cwd=cwd)
 
 
 def test_an_operator_learns_in_plain_pytorch(tmp_path: Path) -> None:

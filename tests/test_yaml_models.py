@@ -188,7 +188,7 @@ def test_a_short_name_means_a_block_and_its_carrier(short: str, name: str, carri
 def test_no_short_name_means_two_blocks() -> None:
     meant: dict[str, set[str]] = {}
     for block in registry.list_blocks():
-        for word in block.names:
+        for name in block.names:
             operator = registry.of(block.operator) if block.operator else block
-            meant.setdefault(word.lower(), set()).add(operator.name)
-    assert {word: names for word, names in meant.items() if len(names) > 1} == {}
+            meant.setdefault(name.lower(), set()).add(operator.name)
+    assert {name: blocks for name, blocks in meant.items() if len(blocks) > 1} == {}

@@ -142,9 +142,9 @@ def test_suggestions_that_do_not_fit_the_channels_are_replaced_by_defaults() -> 
 
 @given(st.lists(st.sampled_from([f"{how}:{row}" for how in ("before", "after") for row in range(1, 22)]), min_size=1))
 @settings(max_examples=40, deadline=None)
-def test_any_mixture_of_insertions_keeps_every_reference(words: list[str]) -> None:
+def test_any_mixture_of_insertions_keeps_every_reference(names: list[str]) -> None:
     stock = base.find("yolov8")
-    single = [w for w in words if w.startswith("after") or len(sources(stock.rows, int(w.split(":")[1]))) == 1]
+    single = [w for w in names if w.startswith("after") or len(sources(stock.rows, int(w.split(":")[1]))) == 1]
     if not single:
         return
     d, row_map, new_rows = changed(",".join(single))
