@@ -271,9 +271,7 @@ def sknet() -> str:
     out = c.box(800, 158, 46, 48, "y", "", "map")
     c.text(823, 222, "C × H × W", 11, "#555")
     c.arrow(total.right, out.left)
-    c.text(
-        430, 350, "y = a₁ f₁ + a₂ f₂ + …, with a₁ + a₂ + … = 1 in every channel: the weights depend on the image."
-    )
+    c.text(430, 350, "y = a₁ f₁ + a₂ f₂ + …, with a₁ + a₂ + … = 1 in every channel: the weights depend on the image.")
     return c.svg()
 
 
