@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
+from kernel_cases import assert_same, observe, outcome
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,16 +15,7 @@ from yolo_attn.blocks.acmix.forms import ACmixGlobal, ACmixPatchwise
 from yolo_attn.blocks.acmix.network import ACmixResNet, ACmixResNetBackbone, ACmixSwin, ACmixSwinBackbone
 from yolo_attn.blocks.acmix.operator import ACmix, ConvolutionPath
 from yolo_attn.blocks.acmix.shifted_windows import ACmixWindow
-from yolo_attn.kernels.neighborhood import (
-    PiecewiseAttention,
-    Window,
-    listed_logits,
-    listed_sum,
-    mirror_pad,
-    mirrored,
-    recomputed_attention,
-    tiled_attention,
-)
+from yolo_attn.kernels import disabled
 from yolo_attn.weights import official
 
 
@@ -92,67 +83,6 @@ def test_equals_the_published_algorithm(
         torch.testing.assert_close(o, w, atol=1e-5, rtol=1e-6)
 
 
-WINDOWS = [Window(7), Window(3, 2), Window(5, 2, 2), Window(1), Window(1, 2), Window(7, 3), Window(5, 1, 3), Window(13)]
-
-
-@pytest.mark.parametrize("window", WINDOWS, ids=lambda w: "k{}s{}d{}".format(*w))
-@pytest.mark.parametrize("size", [(12, 20), (1, 1), (3, 8), (19, 15), (2, 1)], ids=str)
-def test_engines_agree_on_values_and_gradients(window: Window, size: tuple[int, int]) -> None:
-    d, heads, s = 5, 2, window.stride
-    qkv = torch.randn(2, d, 3, heads, *size, dtype=torch.double, requires_grad=True)
-    position = torch.randn(d, *size, dtype=torch.double, requires_grad=True)
-    q, k, v = qkv.transpose(1, 3).unbind(2)
-    weights = listed_logits(q[..., ::s, ::s] * d**-0.5, k - position, window).softmax(2)
-    want = listed_sum(weights, v, window)
-    g = torch.randn_like(want)
-    want_grads = torch.autograd.grad(want, (qkv, position), g)
-    for engine in (
-        PiecewiseAttention.apply(qkv, position, window),
-        tiled_attention(qkv, position, window),
-        recomputed_attention(qkv, position, window),
-    ):
-        torch.testing.assert_close(engine, want, atol=1e-11, rtol=0)
-        for got_grad, want_grad in zip(torch.autograd.grad(engine, (qkv, position), g), want_grads, strict=True):
-            torch.testing.assert_close(got_grad, want_grad, atol=1e-11, rtol=0)
-
-
-def test_pieces_of_a_map_too_large_for_one_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    window = Window(5)
-    qkv = torch.randn(1, 4, 3, 2, 21, 18, dtype=torch.double, requires_grad=True)
-    position = torch.zeros(4, 21, 18, dtype=torch.double)
-    results = []
-    for numbers in (1, 2**30):
-        monkeypatch.setattr("yolo_attn.kernels.neighborhood.CACHE", numbers)
-        y = PiecewiseAttention.apply(qkv, position, window)
-        results.append((y, *torch.autograd.grad(y.square().sum(), qkv)))
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("window", WINDOWS, ids=lambda w: "k{}s{}d{}".format(*w))
-def test_no_buffer_is_read_before_it_is_written(window: Window) -> None:
-    """Deterministic mode fills new memory with NaN."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        for size in ((11, 14), (1, 3)):
-            qkv = torch.randn(2, 3, 3, 2, *size, requires_grad=True)
-            y = PiecewiseAttention.apply(qkv, torch.randn(3, *size), window)
-            (grad,) = torch.autograd.grad(y.square().sum(), qkv)
-            assert y.isfinite().all() and grad.isfinite().all()
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.parametrize("size", range(1, 6))
-def test_mirror_is_reflection_and_repeats_below_it(size: int) -> None:
-    border = 7
-    want = np.pad(np.arange(size), border, mode="reflect")
-    assert mirrored(torch.arange(-border, size + border), size).tolist() == want.tolist()
-    x = torch.randn(2, 3, size, 9)
-    want_map = np.pad(x.numpy(), ((0, 0), (0, 0), (border, border), (border, border)), mode="reflect")
-    assert torch.equal(mirror_pad(x, border), torch.from_numpy(want_map))
-
-
 def kept_for_backward(module: nn.Module, x: Tensor) -> float:
     """Bytes that autograd keeps, parameters aside, over those of the input."""
     kept: dict[int, int] = {}
@@ -206,26 +136,19 @@ def test_watched_paths_add_up() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_joined_convolution_equals_fc_then_shifts(kernel: int, stride: int) -> None:
+@pytest.mark.parametrize("gradients", [True, False], ids=["training", "inference"])
+def test_joined_convolution_equals_fc_then_shifts(
+    kernel: int, stride: int, gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = observe(monkeypatch)
     path = ConvolutionPath(24, 2, kernel, stride).double()
     nn.init.normal_(path.dep_conv.weight)
-    assert path.joined == (kernel > 1)
     qkv = torch.randn(2, 12, 3, 2, 7, 8, dtype=torch.double, requires_grad=True)
     rate = torch.tensor([0.7], dtype=torch.double)
-    with torch.no_grad():
-        path.joined = True
-        grouped = path(qkv, rate)
-    joined = path(qkv, rate)
-    path.joined = False
-    want = path(qkv, rate)
-    torch.testing.assert_close(grouped, want)
-    torch.testing.assert_close(joined, want)
-    g = torch.randn_like(want)
-    wanted = torch.autograd.grad(want, [qkv, path.fc.weight, path.dep_conv.weight], g)
-    for got_grad, want_grad in zip(
-        torch.autograd.grad(joined, [qkv, path.fc.weight, path.dep_conv.weight], g), wanted, strict=True
-    ):
-        torch.testing.assert_close(got_grad, want_grad)
+    joined = outcome(path, [qkv, rate], gradients)
+    assert calls["shifted_conv"] == 1
+    with disabled():
+        assert_same(joined, outcome(path, [qkv, rate], gradients))
 
 
 def test_convolution_path_starts_as_an_ordinary_convolution() -> None:

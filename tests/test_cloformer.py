@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_cases import assert_same, observe, outcome
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_attn.blocks.cloformer.operator import AttnConv
-from yolo_attn.kernels.clo_attention import TILE, attend, attends_directly
+from yolo_attn.kernels import disabled
+from yolo_attn.kernels.clo_attention import TILE, attend
 
 
 def naive(module: AttnConv, x: torch.Tensor) -> torch.Tensor:
@@ -88,28 +90,19 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("size", [(7, 10), (8, 8), (1, 1)], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["maps", "rows"])
-def test_cpu_form_has_the_output_and_gradients_of_the_parts(
-    options: dict, size: tuple, layout: torch.memory_format
+def test_kernels_have_the_output_and_gradients_of_the_parts(
+    options: dict, size: tuple, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
+    calls = observe(monkeypatch)
     module = AttnConv(32, **options).double()
-    x, weight = (torch.randn(2, 32, *size, dtype=torch.double).contiguous(memory_format=layout) for _ in range(2))
-    assert attends_directly(module, x)
-    results = []
-    for watched in (False, True):
-        hook = module.proj.register_forward_hook(lambda *_: None) if watched else None
-        assert attends_directly(module, x) is not watched
-        module.zero_grad()
-        x_i = x.clone().requires_grad_()
-        y = module(x_i)
-        y.backward(weight)
-        with torch.no_grad():
-            torch.testing.assert_close(module(x), y)
-        results.append({"y": y.detach(), "x": x_i.grad} | {k: p.grad.clone() for k, p in module.named_parameters()})
-    assert hook is not None
-    hook.remove()
-    for name, direct in results[0].items():
-        torch.testing.assert_close(direct, results[1][name], atol=1e-11, rtol=0, msg=name)
+    x = torch.randn(2, 32, *size, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
+    for gradients in (True, False):
+        got = outcome(module, [x], gradients)
+        assert calls.pop("attn_conv") == 1
+        with disabled():
+            want = outcome(module, [x], gradients)
+        assert not calls["attn_conv"]
+        assert_same(got, want, 1e-11)
 
 
 class Calls(TorchDispatchMode):
@@ -161,24 +154,17 @@ def test_attention_in_tiles_is_right_and_finite_at_any_size_of_logits(q_norm, k_
 
 
 @pytest.mark.parametrize("factor", [1.0, 30.0], ids=["tiles", "large logits"])
-def test_large_maps_have_the_output_and_gradients_of_the_parts(factor: float) -> None:
-    torch.manual_seed(0)
+def test_large_maps_have_the_output_and_gradients_of_the_parts(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = observe(monkeypatch)
     module = AttnConv(16, 4, (2, 2), window_size=2).double()
     with torch.no_grad():
         module.qkv.weight[-8:] *= factor
         module.kv.weight *= factor
-    x, weight = (torch.randn(2, 16, 51, 47, dtype=torch.double) for _ in range(2))
-    results = []
-    for watched in (False, True):
-        if watched:
-            module.proj.register_forward_hook(lambda *_: None)
-        module.zero_grad()
-        x_i = x.clone().requires_grad_()
-        y = module(x_i)
-        y.backward(weight)
-        results.append({"y": y.detach(), "x": x_i.grad} | {k: p.grad.clone() for k, p in module.named_parameters()})
-    for name, direct in results[0].items():
-        torch.testing.assert_close(direct, results[1][name], atol=1e-9, rtol=1e-9, msg=name)
+    x = torch.randn(2, 16, 51, 47, dtype=torch.double)
+    got = outcome(module, [x.requires_grad_()])
+    assert calls["attn_conv"] == 1
+    with disabled():
+        assert_same(got, outcome(module, [x]), 1e-9)
 
 
 def test_cpu_form_keeps_four_times_its_input() -> None:

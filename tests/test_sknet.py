@@ -10,7 +10,8 @@ from torch import nn
 
 from yolo_attn.blocks.sknet.network import SKNet, SKNetBackbone
 from yolo_attn.blocks.sknet.operator import SelectiveKernel, SKAttention, SKConv
-from yolo_attn.layers import grouped_conv
+from yolo_attn.kernels.eligibility import conv2d
+from yolo_attn.kernels.grouped import grouped_conv
 
 
 def step_by_step(module: SelectiveKernel, x: torch.Tensor) -> torch.Tensor:
@@ -170,7 +171,7 @@ def test_joined_groups_are_the_same_convolution(c1: int, c2: int, groups: int, s
     torch.manual_seed(0)
     conv = nn.Conv2d(c1, c2, 3, stride, dilation, dilation, groups).double()
     x = torch.randn(2, c1, 6, 7, dtype=torch.float64, requires_grad=True)
-    y, want = grouped_conv(conv, x), conv(x)
+    y, want = grouped_conv(x, conv2d(conv)), conv(x)
     torch.testing.assert_close(y, want)
     g = torch.randn_like(y)
     for got, expected in zip(

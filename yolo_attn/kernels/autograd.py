@@ -11,7 +11,8 @@ from torch import Tensor
 
 SECOND_DERIVATIVE = (
     "The second derivative was asked of a kernel that has the first one only. Run the forward pass on the plain path: "
-    "`with yolo_attn.kernels.disabled(): y = model(x)`, or set YOLO_ATTN_KERNELS=0."
+    "`with yolo_attn.kernels.disabled(): y = model(x)`, or set YOLO_ATTN_KERNELS=0; softmax attention needs PyTorch's "
+    "`with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` as well."
 )
 Gradients = tuple[Tensor | None, ...]
 
@@ -30,17 +31,17 @@ def first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., Gradi
         wanted = tuple(g if need else None for g, need in zip(found, ctx.needs_input_grad, strict=True))
         if not torch.is_grad_enabled():
             return wanted
-        anchor = torch.zeros((), requires_grad=True)
-        return tuple(g if g is None else _Once.apply(g, anchor) for g in wanted)
+        sources = [t for t in (*gradients, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        return tuple(g if g is None else _Once.apply(g, *sources) for g in wanted)
 
     return wrapper
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated; `anchor` makes autograd regard it as a function of something."""
+    """A gradient that cannot be differentiated with respect to the tensors that it was computed from."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, anchor: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.detach()
 
     @staticmethod

@@ -72,7 +72,8 @@ def _convolve(qkv_BD3hHW: Tensor, rate: Tensor, fc: Conv, dep_conv: Conv, join: 
         maps_BTHW = F.conv2d(qkv_BD3hHW.flatten(2, 3).flatten(0, 1), fc.weight, fc.bias)
         maps_BTHW = maps_BTHW.unflatten(0, (-1, d)).flatten(1, 2)
         return F.conv2d(maps_BTHW, w_Otkk, None, dep_conv.stride, dep_conv.padding, groups=d)
-    w_Ojkk = torch.einsum("otyx,tj->ojyx", w_Otkk, fc.weight.flatten(1))
+    # PyTorch 2.15 has wrong gradients of grouped kernels in channels_last, for one image in float64.
+    w_Ojkk = torch.einsum("otyx,tj->ojyx", w_Otkk, fc.weight.flatten(1)).contiguous()
     if join > 1:
         w_Ojkk = join_groups(w_Ojkk, d, join)
     return F.conv2d(qkv_BD3hHW.flatten(1, 3), w_Ojkk, None, dep_conv.stride, dep_conv.padding, groups=d // join)
