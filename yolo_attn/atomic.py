@@ -110,6 +110,8 @@ def _create(target: Path) -> tuple[Path, int]:
             handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # the umask applies
         except FileExistsError:
             continue
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(target)) from e
         if fcntl is None:
             return part, handle
         with suppress(OSError):  # a file system without locks: leftovers stay there
