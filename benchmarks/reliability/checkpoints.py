@@ -5,7 +5,8 @@
 Checkpoints in the layout of the papers' authors, in both formats of PyTorch, are damaged at random: in their bytes, or
 in their pickle with the archive's checksums repaired, with instructions that would call `os.system` among others. The
 exit code is 0 if every one was refused by a CheckpointError or loaded right. The format before PyTorch 1.6 has no
-checksums, and repaired ones detect nothing: such a file may also be loaded with other numbers.
+checksums, and repaired ones detect nothing: such a file may also be loaded with other numbers. That format names
+storages by their addresses in memory, so that the counts of two runs differ by a few.
 """
 
 from __future__ import annotations
@@ -231,7 +232,8 @@ class _Events(list[str]):
 def _watch() -> _Events:
     """Record forbidden events from now on; an audit hook stays until the process ends."""
     events = _Events()
-    codecs.lookup("cp437")  # names in archives may need it, and it is imported then
+    for codec in ("cp437", "raw_unicode_escape", "unicode_escape", "latin1"):  # imported when a text needs them
+        codecs.lookup(codec)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if events.active and event.startswith(FORBIDDEN) and event not in ALLOWED:
