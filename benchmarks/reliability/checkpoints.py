@@ -6,7 +6,7 @@ Checkpoints in the layout of the papers' authors, in both formats of PyTorch, ar
 in their pickle with the archive's checksums repaired, with instructions that would call `os.system` among others. The
 exit code is 0 if every one was refused by a CheckpointError or loaded right. The format before PyTorch 1.6 has no
 checksums, and repaired ones detect nothing: such a file may also be loaded with other numbers. That format names
-storages by their addresses in memory, so that the counts of two runs differ by a few.
+storages by their addresses in memory, so that the counts of two runs differ by about a percent.
 """
 
 from __future__ import annotations
