@@ -185,6 +185,34 @@ sys.meta_path.insert(0, Other())
     assert done.stdout.strip().splitlines()[-1].startswith("patches 1"), done.stderr
 
 
+def test_in_a_zip_archive_an_import_applies_the_patches_and_the_blocks_build(site: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "app"), "zip", site, "yolo_attn")
+    code = (
+        f"import sys; sys.path.insert(0, {archive!r})\nimport yolo_attn; assert '.zip' in yolo_attn.__file__\n" + COUNT
+    )
+    code += """
+from ultralytics.nn.tasks import DetectionModel
+d = {"nc": 1, "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "SAM", []]], "head": [[[1], 1, "Detect", ["nc"]]]}
+print(type(DetectionModel(d, verbose=False).model[1]).__name__)
+"""
+    done = python(code)
+    assert done.stdout.strip().splitlines()[-2:] == ["patches 1 finders 1", "SAM"], done.stderr
+
+
+def test_an_older_copy_of_the_hook_is_replaced(site: Path) -> None:
+    """An editable checkout that was updated keeps the start-up files of its installation until the next one."""
+    boot_file = site / "yolo_attn_boot.py"
+    boot_file.write_text(boot_file.read_text().replace('    "ultralytics.engine.trainer",\n', ""))
+    (site / "yolo_attn_boot.pth").write_text("import yolo_attn_boot; yolo_attn_boot.arm()\n")
+    code = """
+import ultralytics.nn.tasks, ultralytics.engine.trainer
+from yolo_attn import patches
+print({s.name: s.state for s in patches.status()}["optimizer"])
+"""
+    done = python(code + COUNT, path=(site,))
+    assert done.stdout.strip().splitlines()[-2:] == ["live", "patches 1 finders 1"], done.stderr
+
+
 def test_blocks_of_another_package_are_known_everywhere(site: Path) -> None:
     (site / "theirs.py").write_text(
         "import torch, yolo_attn\n"
