@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,12 @@ if not (_here / "cfg").is_dir():  # a checkout: cfg/ and patches/ lie beside the
 
 from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
 
+if TYPE_CHECKING:
+    from .inside.gates import gates
+    from .loading import transfer
+    from .training.block_lr import block_lr
+    from .yamls import build_yaml
+
 _LAZY = {
     "block_lr": "yolo_attn.training.block_lr:block_lr",
     "build_yaml": "yolo_attn.yamls:build_yaml",
@@ -25,7 +31,17 @@ _LAZY = {
     "transfer": "yolo_attn.loading:transfer",
 }
 
-__all__ = ["Block", "RegistryError", "__version__", "list_blocks", "register", *_LAZY]
+__all__ = [
+    "Block",
+    "RegistryError",
+    "__version__",
+    "block_lr",
+    "build_yaml",
+    "gates",
+    "list_blocks",
+    "register",
+    "transfer",
+]
 
 
 def __getattr__(name: str) -> Any:
