@@ -25,7 +25,7 @@ from yolo_attn.errors import UsageError
     [
         (["models=yolov8n"], "data=… is missing"),
         (["data={data}"], "models=… is missing"),
-        (["models=yolov8n-sma", "data={data}"], "no such model YAML. Did you mean"),
+        (["models=yolov8n-sma", "data={data}"], "models=yolov8n-sma: neither a model of Ultralytics nor one of yolo_attn. Did you mean"),
         (["models=nothing-like-it", "data={data}"], "does not begin with a stock model's"),
         (["models=yolov8n,yolov8n-sam,yolov8n-sam", "data={data}"], "names 'yolov8n-sam' twice"),
         (
@@ -33,7 +33,7 @@ from yolo_attn.errors import UsageError
             "has task segment, but the stock model yolov8n has task detect",
         ),
         (["models=yolov8n-sk,yolov8s-sk", "data={data}"], "yolov8s-sk has scale s, but the stock model yolov8n has sc"),
-        (["models=yolov8-sk", "data={data}"], "Add one to all names, such as yolov8n."),
+        (["models=yolov8-sk", "data={data}"], "Add one to all names, as in yolov8n."),
         (["models=yolov8n,hilo@", "data={data}"], "is not of the form block@place"),
         (["models=yolov8n,hilo@attic", "data={data}"], "models=hilo@attic: "),
         (["models=yolov8n,nosuch@neck", "data={data}"], "models=nosuch@neck: "),
@@ -244,7 +244,7 @@ def test_places_contain_every_model_once(capsys: Any, tiny_data: str, tmp_path: 
         (["block=hilo", "data={data}", "forms=column"], "forms=column: no such forms. Choices: row, csp"),
         (["block=hilo", "data={data}", "levels=P9"], "levels=P9: no such levels."),
         (["block=hilo", "data={data}", "models=yolov8n"], "no argument 'models'"),
-        (["block=hilo", "data={data}", "base=yolov8n-gone"], "there is no such model YAML"),
+        (["block=hilo", "data={data}", "base=yolov8n-gone"], "neither a model of Ultralytics nor"),
     ],
 )
 def test_invalid_arguments_of_places_are_refused(

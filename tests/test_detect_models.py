@@ -71,6 +71,12 @@ def test_a_file_whose_name_has_no_scale_has_that_of_the_base(tmp_path: Path) -> 
     assert models.same(candidate, named)
 
 
+def test_a_scale_letter_need_not_be_in_the_name_of_the_file(tmp_path: Path) -> None:
+    shutil.copy(assets.folder() / "yolov8-sam.yaml", tmp_path / "yolov8-mine.yaml")
+    d, name = models.read_yaml(str(tmp_path / "yolov8s-mine.yaml"))
+    assert (d["scale"], list(d["scales"]), name) == ("s", ["s"], "yolov8s-mine")
+
+
 def test_a_file_without_the_scale_of_its_name(tmp_path: Path) -> None:
     file = tmp_path / "yolov8x-mine.yaml"
     text = (assets.folder() / "yolov8-sam.yaml").read_text()

@@ -19,10 +19,11 @@ from typing import Any
 
 from ..errors import UsageError
 from ..registry import suggest
+from ..yamls.base import task_of
 from ..yamls.learning_rate import VARIABLE
 from .controls import with_controls
 from .data import Split, read_dataset
-from .models import Size, read_models, read_yaml, stock_of, task, with_costs
+from .models import Size, read_models, read_yaml, stock_of, with_costs
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
 from .report import check_installed
 from .statistics import METRICS, metrics_of
@@ -109,7 +110,7 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
     start, start_path = read_start(arguments.pop("pretrained", None))
     names = names or values["models"]
     base = values["base"] or stock_of(names)
-    what = task(read_yaml(base)[0])
+    what = task_of(read_yaml(base)[0])
     metric = values["metric"] or metrics_of(what)[0]
     if metric not in metrics_of(what):
         known = ", ".join(metrics_of(what))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -12,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from ultralytics.nn.tasks import guess_model_scale
 
 from ..errors import UsageError
-from ..registry import suggest
+from ..yamls import build_yaml
+from ..yamls.base import TASKS, ModelError, find, stock_files, task_of
+from ..yamls.shipped import unscaled
 from .plan import CANDIDATE, STOCK, Dataset, Model
 
 #: Within this share of the candidate's GFLOPs a control counts as matched; a candidate this close to stock needs none.
@@ -49,10 +51,10 @@ def read_models(words: Sequence[str], base: str, size: Size) -> list[Model]:
     """
     d, name = read_yaml(base)
     if len(d.get("scales", ())) > 1:
-        example = scaled_name(base) if scaled_name(base) != base else "yolov8n"
+        example = re.sub(r"^(yolov?\d+)(?=$|[-.])", r"\1n", base)
         raise UsageError(
             f"the stock model {base} has the scales {', '.join(d['scales'])}, and its name no scale letter. Add one to "
-            f"all names, such as {example}."
+            f"all names, as in {example}."
         )
     stock = Model(name, STOCK, d, 0, 0.0, word=base)
     found = {name: stock}
@@ -86,7 +88,7 @@ def _check_comparable(model: Model, stock: Model) -> None:
         UsageError: It has not.
     """
     scales = model.d.get("scale"), stock.d.get("scale")
-    for what, ours, theirs in (("task", task(model.d), task(stock.d)), ("scale", *scales)):
+    for what, ours, theirs in (("task", task_of(model.d), task_of(stock.d)), ("scale", *scales)):
         if ours and theirs and ours != theirs:
             raise UsageError(
                 f"models={model.word} has {what} {ours}, but the stock model {stock.name} has {what} {theirs}. Models "
@@ -100,16 +102,8 @@ def same(a: Model, b: Model) -> bool:
     return plain[0] == plain[1] and a.grown == b.grown
 
 
-def task(d: dict[str, Any]) -> str:
-    """The task of a model YAML."""
-    from ..yamls.base import task_of
-
-    return task_of(d)
-
-
 def stock_of(words: Sequence[str]) -> str:
     """The stock model that the first entry is, or with whose name its name begins."""
-    from ..yamls.base import TASKS, stock_files
 
     def known(name: str) -> bool:
         """With a scale letter, or without where each scale has its file, as YOLOv9's and YOLOv10's."""
@@ -134,65 +128,38 @@ def read_yaml(word: str, scale: str = "") -> tuple[dict[str, Any], str]:
     """A model by name or file: its parsed YAML, and its name.
 
     Args:
-        word: The name or file.
+        word: The name or file; a scale letter in the name of a file need not be in the name on the disk.
         scale: For a name without one; without it, a YAML with several scales keeps them all.
 
     Raises:
         UsageError: There is no such model, or it lacks the scale that its name has.
     """
-    import yaml
-    from ultralytics.nn.tasks import yaml_model_load
-
-    from ..measure.model import quiet
-
-    if word.endswith((".pt", ".pth", ".onnx")):
-        raise UsageError(f"models={word} holds weights. Name a model YAML, and start from weights: pretrained={word}.")
-    file = word if word.endswith((".yaml", ".yml")) else f"{word}.yaml"
+    file = Path(word).with_name(unscaled(Path(word).name))
     try:
-        with quiet():
-            d = yaml_model_load(file)
-        d["head"][-1][2], d["backbone"][0][2]
-    except (OSError, KeyError, TypeError, IndexError, yaml.YAMLError) as e:
-        raise UsageError(f"models={word}: there is no such model YAML.{suggest(word, known_names())}") from e
-    own = str(d.get("scale") or "")
+        d = find(file if file.is_file() and not Path(word).is_file() else word).d
+    except ModelError as e:
+        raise UsageError(str(e).replace("base=", "models=", 1)) from e
+    own = guess_model_scale(word) or ""
     if own and own not in d.get("scales", own):
         raise UsageError(f"models={word}: it has no scale {own}; it has {', '.join(d['scales'])}.")
-    return _scaled(d, own or scale), Path(file).stem
-
-
-@functools.cache
-def known_names() -> tuple[str, ...]:
-    """Names of models at scale n: Ultralytics' and ours."""
-    from ..yamls import shipped as assets
-    from ..yamls.base import stock_files
-
-    return tuple(scaled_name(s) for s in (*stock_files(), *(p.stem for p in assets.model_yamls())))
-
-
-def scaled_name(stem: str) -> str:
-    """A model's name at scale n."""
-    return re.sub(r"^(yolov?\d+)(?=$|[-.])", r"\1n", stem)
+    return _scaled(d, own or scale), Path(word).name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def _generated(word: str, base: str) -> tuple[dict[str, Any], str]:
     """A model by block expression."""
-    from ultralytics.nn.tasks import guess_model_scale
-
-    from ..yamls import ModelError, build_yaml
-
     block, place, *carrier = word.split("@")
     if len(carrier) > 1 or not block or not place:
         raise UsageError(f"models={word} is not of the form block@place or block@place@carrier, such as hilo@neck.")
     try:
         made = build_yaml(base, block, place.replace("+", ","), None, carrier=carrier[0] if carrier else None)
-    except (ModelError, ValueError) as e:
+    except ValueError as e:
         raise UsageError(f"models={word}: {e}") from e
     return _scaled(made.d, guess_model_scale(base) or ""), f"{Path(base).stem}-{word}"
 
 
 def _scaled(d: dict[str, Any], scale: str) -> dict[str, Any]:
     """A parsed YAML with one scale only, so that no file name decides which."""
-    d = {k: copy.deepcopy(v) for k, v in d.items() if k != "yaml_file"}
+    d = copy.deepcopy(d)
     scale = next(iter(d["scales"])) if len(d.get("scales", ())) == 1 else scale
     if scale in d.get("scales", ()):
         d["scales"], d["scale"] = {scale: list(d["scales"][scale])}, scale
@@ -209,9 +176,9 @@ def build(d: dict[str, Any]) -> nn.Module:
 
     from ..measure.model import quiet
 
-    kind = "RTDETRDetectionModel" if "RTDETR" in str(d["head"][-1][2]) else MODEL_CLASSES.get(task(d), "")
+    kind = "RTDETRDetectionModel" if "RTDETR" in str(d["head"][-1][2]) else MODEL_CLASSES.get(task_of(d), "")
     if not kind:
-        raise UsageError(f"models for {task(d)} are not measured; those for {', '.join(MODEL_CLASSES)} are.")
+        raise UsageError(f"models for {task_of(d)} are not measured; those for {', '.join(MODEL_CLASSES)} are.")
     with quiet():
         return getattr(tasks, kind)(copy.deepcopy(d), verbose=False)
 
