@@ -25,7 +25,7 @@ from yolo_attn.errors import UsageError
     [
         (["models=yolov8n"], "data=… is missing"),
         (["data={data}"], "models=… is missing"),
-        (["models=yolov8n-sma", "data={data}"], "models=yolov8n-sma: neither a model of Ultralytics nor one of yolo_attn. Did you mean"),
+        (["models=yolov8n-sma", "data={data}"], "nor one of yolo_attn. Did you mean"),
         (["models=nothing-like-it", "data={data}"], "does not begin with a stock model's"),
         (["models=yolov8n,yolov8n-sam,yolov8n-sam", "data={data}"], "names 'yolov8n-sam' twice"),
         (
