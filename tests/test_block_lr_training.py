@@ -71,7 +71,7 @@ def _no_setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def train(model: YOLO, data: str, folder: Path, **more: Any) -> Any:
-    arguments = {"imgsz": 64, "epochs": 2, "batch": 4, "nbs": 4, "workers": 0, "plots": False, "optimizer": "AdamW"}
+    arguments = {"imgsz": 64, "epochs": 2, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
     model.train(data=data, project=str(folder), name="t", exist_ok=True, **{**arguments, **more})
     return model.trainer
 

@@ -18,6 +18,7 @@ from yolo_attn import carriers, commands
 from yolo_attn.inside.gates import Gate, Gates, Meter, share
 from yolo_attn.inside.inputs import images
 from yolo_attn.inside.shares import CLOSED, verdict
+from yolo_attn.training.gate_log import remedy
 
 ROWS = {5: 0.01, 8: 0.02, 11: 0.04, 19: 0.08, 23: 0.16, 27: 0.32}  # rows of yolov8n-sk.yaml -> share to be set
 
@@ -206,3 +207,16 @@ def test_the_command_prints_the_table_and_fails_for_a_closed_model(
 def test_wrong_usage_names_the_remedy(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["gates", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("factor", "new", "frozen", "text"),
+    [
+        (1.0, True, False, "train with block_lr=10 instead of 1."),
+        (10.0, True, False, "train for longer than 200 steps, or with a block_lr above 10."),
+        (1.0, False, False, "start from the weights of a stock model"),
+        (10.0, True, True, "leave the rows of the blocks out of freeze=."),
+    ],
+)
+def test_the_remedy_for_closed_blocks_suits_their_training(factor: float, new: bool, frozen: bool, text: str) -> None:
+    assert text in remedy(factor, new, frozen, 200)

@@ -48,7 +48,7 @@ def block_lr(factor: float | None = None) -> None:
     if factor is None:
         os.environ.pop(VARIABLE, None)
     else:
-        os.environ[VARIABLE] = f"{checked(factor, KEY):g}"
+        os.environ[VARIABLE] = str(checked(factor, KEY))
 
 
 def factor_of(model: nn.Module) -> float:
@@ -97,13 +97,8 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
         UsageError: The factor that the user gave is not a positive finite number.
     """
     from ultralytics.utils import LOGGER
-    from ultralytics.utils.torch_utils import unwrap_model
 
-    def trained(wrapped: Any) -> Any:
-        net = unwrap_model(wrapped)
-        return getattr(net, "student_model", net)  # distillation: the teacher's blocks are not trained
-
-    net = trained(model)
+    net = unwrapped(model)
     if not new_parameters.block_parameters(net):
         return
     # Some releases build the optimizer again when a batch does not fit into memory; the choice stays.
@@ -112,7 +107,7 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
         choice = trainer.__dict__[_CHOICE] = _resumed(trainer, net) if trainer.resume else _choose(net)
         new_parameters.record_choice(net, *choice)
         if ema := getattr(trainer, "ema", None):  # up to 8.3.253 the model is copied first; checkpoints hold the copy
-            new_parameters.record_choice(trained(ema.ema), *choice)
+            new_parameters.record_choice(unwrapped(ema.ema), *choice)
     factor, names = choice
     if factor == 1 or not names:
         return
@@ -122,6 +117,14 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
         f"yolo_attn: {len(names)} parameters of new blocks train at {factor:g} times the learning rate "
         f"(block_lr: docs/fine-tuning.md)"
     )
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside wrappers of DDP, compilation and distillation; a teacher's blocks are not trained."""
+    from ultralytics.utils.torch_utils import unwrap_model
+
+    net = unwrap_model(model)
+    return getattr(net, "student_model", net)
 
 
 def chosen(trainer: Any) -> Choice:

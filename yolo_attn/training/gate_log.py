@@ -19,7 +19,9 @@ from typing import Any
 from ..atomic import write_text
 from ..inside.gates import Gates, Meter, gated
 from ..inside.shares import CLOSED, contribution, is_closed
+from ..weights import new_parameters
 from . import block_lr
+from .block_lr import unwrapped
 
 FILE = "gates.csv"
 FIGURE = "gates.png"
@@ -102,10 +104,7 @@ def _meter(trainer: Any) -> Meter | None:
     if RANK not in (-1, 0):
         return None
     try:
-        from ultralytics.utils.torch_utils import unwrap_model
-
-        model = unwrap_model((trainer.ema and trainer.ema.ema) or trainer.model)
-        model = getattr(model, "student_model", model)
+        model = unwrapped((trainer.ema and trainer.ema.ema) or trainer.model)
         return Meter(model) if gated(model) else None
     except Exception:
         _debug()
@@ -123,7 +122,7 @@ def _record(trainer: Any, meter: Meter) -> None:
 
 def _finish(trainer: Any) -> None:
     """The figure, the line, and the warning where it is due."""
-    log = trainer.__dict__.get(_LOG)
+    log = trainer.__dict__.pop(_LOG, None)  # once: some releases share the list of callbacks with the next training
     if log is not None:
         if trainer.args.plots:
             _quietly(log.draw)
@@ -142,14 +141,25 @@ def _conclude(trainer: Any, epochs: float) -> None:
         return
     steps = math.ceil(epochs * len(trainer.train_loader) / max(trainer.accumulate, 1))
     factor, names = block_lr.chosen(trainer)
+    parameters = dict(unwrapped(trainer.model).named_parameters())
+    frozen = [k for k in new_parameters.block_parameters(unwrapped(trainer.model)) if not parameters[k].requires_grad]
     LOGGER.warning(
         f"{line}. The blocks stayed closed: this model computes nearly what it would without them. "
-        f"Remedy: {_remedy(trainer, factor, bool(names), steps)} See docs/fine-tuning.md."
+        f"Remedy: {remedy(factor, bool(names), bool(frozen), steps)} See docs/fine-tuning.md."
     )
 
 
-def _remedy(trainer: Any, factor: float, new: bool, steps: int) -> str:
-    """What would open the gates."""
+def remedy(factor: float, new: bool, frozen: bool, steps: int) -> str:
+    """What would open gates that stayed closed.
+
+    Args:
+        factor: On the learning rate of new blocks.
+        new: Whether there were any.
+        frozen: Whether parameters of blocks were frozen.
+        steps: Optimizer steps of the training.
+    """
+    if frozen:
+        return "leave the rows of the blocks out of freeze=."
     if not new:
         return (
             f"train for longer than {steps} steps; or start from the weights of a stock model (pretrained=…) rather "
