@@ -135,9 +135,9 @@ def audit() -> str:
         f"Of {len(verdicts)} comparisons over 5 seeds each, {better} were better, {worse} worse and {same} not "
         f"distinguishable;\nabout {len(verdicts) * 0.05:.0f} verdicts are expected by chance alone. The trainings are "
         "short and the datasets small: the reports\nstate how large a difference they could have detected.\n\n"
-        "In this first audit the blocks were closed. It trained new blocks at the learning rate of the pretrained layers, "
-        "and\nafter repeated trainings of that kind they contribute 1 % to 3 % of the signal. So the comparisons from "
-        "yolov8n.pt\ncompared stock with stock ([fine-tuning.md](fine-tuning.md))."
+        "In this first audit the blocks were closed. It trained new blocks at the rate of the pretrained layers.\n"
+        "After repeated trainings of that kind they contribute 1 % to 3 % of the signal, so the comparisons from\n"
+        "yolov8n.pt compared stock with stock ([fine-tuning.md](fine-tuning.md))."
     )
     end = f"Mean paired difference, 95 % interval. Reports: {', '.join(links)};\n[command](../benchmarks/audit/run.sh)."
     return "\n".join([summary, "", *lines, "", end])

@@ -10,11 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from jobs import tiny_dataset
 from torch import nn
 from ultralytics import YOLO
 
 import yolo_attn
 from yolo_attn import carriers, commands
+from yolo_attn.errors import UsageError
+from yolo_attn.inside import gates as gates_module
 from yolo_attn.inside.gates import Gate, Gates, Meter, share
 from yolo_attn.inside.inputs import images
 from yolo_attn.inside.shares import CLOSED, verdict
@@ -85,6 +88,40 @@ def test_a_new_model_is_closed_and_its_shares_are_exactly_zero(folder: Path) -> 
     found = yolo_attn.gates("yolov8n-sk.yaml", folder, imgsz=64)
     assert found.shares == (0.0,) * 6
     assert found.closed and found.verdict == "closed: this compares stock with stock"
+
+
+@pytest.mark.parametrize("task", ["seg", "pose", "obb", "cls"])
+def test_models_of_every_task_are_measured(task: str, folder: Path) -> None:
+    found = yolo_attn.gates(f"yolov8n-sk-{task}.yaml", folder, imgsz=64)
+    assert found.images == 5 and found.shares and set(found.shares) == {0.0}
+
+
+def test_by_default_the_images_are_those_of_the_models_own_dataset(tmp_path: Path) -> None:
+    for task, name in (("detect", "yolov8n-sk.yaml"), ("classify", "yolov8n-sk-cls.yaml")):
+        model = YOLO(name)
+        model.model.args = {"data": tiny_dataset(tmp_path, task), "imgsz": 64, "task": task}
+        assert yolo_attn.gates(model).images == 4
+
+
+def test_a_dataset_that_is_gone_is_named_with_the_remedy() -> None:
+    for task, name in (("detect", "yolov8n-sk.yaml"), ("classify", "yolov8n-sk-cls.yaml")):
+        model = YOLO(name)
+        model.model.args = {"data": "/no/such/data.yaml", "task": task}
+        with pytest.raises(UsageError, match=r"'/no/such/data.yaml' is not at hand.*source=folder/of/images"):
+            yolo_attn.gates(model)
+
+
+def test_a_failure_to_measure_does_not_end_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gates_module, "share", fail)
+    row, x = scale_only(Row(4), 0.5), torch.randn(1, 4, 5, 5)
+    with Meter(nn.Sequential(row), lenient=True) as meter:
+        row(x)
+    assert meter.result.shares == () and meter.result.images == 0
+    with pytest.raises(RuntimeError, match="out of memory"), Meter(nn.Sequential(row)):
+        row(x)
 
 
 @pytest.mark.parametrize(("shares", "closed"), [((0.02, 0.07), True), ((0.02, 0.09), False)])

@@ -116,10 +116,11 @@ class Meter:
     Args:
         model: The model that will run, not compiled.
         images: Measure the first so many.
+        lenient: Whether a failure to measure, such as a lack of memory, is logged and otherwise ignored.
     """
 
-    def __init__(self, model: nn.Module, images: int = IMAGES) -> None:
-        self._model, self._limit = model, images
+    def __init__(self, model: nn.Module, images: int = IMAGES, lenient: bool = False) -> None:
+        self._model, self._limit, self._lenient = model, images, lenient
         self._gated = gated(model)
         self._ratios: dict[str, list[Tensor]] = {path: [] for path in self._gated}
         self._handles: list[Any] = []
@@ -138,8 +139,15 @@ class Meter:
 
     def _hook(self, ratios: list[Tensor]) -> Any:
         def measure(_: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            if sum(map(len, ratios)) < self._limit:
-                ratios.append(share(inputs[0], y)[: self._limit])
+            try:
+                if sum(map(len, ratios)) < self._limit:
+                    ratios.append(share(inputs[0], y)[: self._limit])
+            except Exception:
+                if not self._lenient:
+                    raise
+                from ultralytics.utils import LOGGER
+
+                LOGGER.debug("yolo_attn: a share of the signal was not measured", exc_info=True)
 
         return measure
 
@@ -167,10 +175,12 @@ def share(x: Tensor, y: Tensor) -> Tensor:
         y: Its output, (B, C, H, W).
 
     Returns:
-        (B,), float32; NaN or infinite for images whose x is zero.
+        (B,), float32 or float64; NaN or infinite for images whose x is zero.
     """
-    x_BN, y_BN = x.detach().flatten(1).float(), y.detach().flatten(1).float()
-    return torch.linalg.vector_norm(y_BN - x_BN, dim=1) / torch.linalg.vector_norm(x_BN, dim=1)
+    x_BN, y_BN = x.detach().flatten(1), y.detach().flatten(1)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    of_branch_B, of_input_B = (torch.linalg.vector_norm(z, dim=1, dtype=dtype) for z in (y_BN - x_BN, x_BN))
+    return of_branch_B / of_input_B
 
 
 def gated(model: nn.Module) -> dict[str, Residual]:

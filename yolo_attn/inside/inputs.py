@@ -110,6 +110,7 @@ def _validation_images(arguments: dict[str, Any]) -> Any:
         UsageError: They are not at hand.
     """
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
+    from ultralytics.utils import DATASETS_DIR
 
     remedy = "Give images: source=folder/of/images."
     data = arguments.get("data")
@@ -117,8 +118,8 @@ def _validation_images(arguments: dict[str, Any]) -> Any:
         raise UsageError(f"the model does not name a dataset that it was trained on. {remedy}")
     try:
         if arguments.get("task") == "classify":
-            if not Path(data).is_dir():  # Ultralytics would download it
-                raise FileNotFoundError("no such folder")
+            if not any(folder.is_dir() for folder in (Path(data), DATASETS_DIR / data)):  # it would be downloaded
+                raise FileNotFoundError("no such folder.")
             return str(Path(check_cls_dataset(data)["val"]) / "*" / "*")
         found = check_det_dataset(data, autodownload=False)
     except Exception as e:

@@ -112,7 +112,7 @@ def apply(trainer: Any, model: nn.Module, optimizer: optim.Optimizer) -> None:
     if factor == 1 or not names:
         return
     parameters = dict(net.named_parameters())
-    split_groups(optimizer, (parameters[name] for name in names), factor)
+    split_groups(optimizer, [parameters[name] for name in names if name in parameters], factor)
     LOGGER.info(
         f"yolo_attn: {len(names)} parameters of new blocks train at {factor:g} times the learning rate "
         f"(block_lr: docs/fine-tuning.md)"

@@ -105,7 +105,7 @@ def _meter(trainer: Any) -> Meter | None:
         return None
     try:
         model = unwrapped((trainer.ema and trainer.ema.ema) or trainer.model)
-        return Meter(model) if gated(model) else None
+        return Meter(model, lenient=True) if gated(model) else None
     except Exception:
         _debug()
         return None
