@@ -91,7 +91,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, target)
         _flush_folder(target.parent)
     except OSError as e:
-        if e.errno is not None and e.filename in (None, str(part), str(target), str(target.parent)):
+        if e.errno is not None and (part is None or e.filename in (None, str(part), str(target), str(target.parent))):
             raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     finally:
