@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import Tensor, nn
-from yolo_attn.blocks.acmix.shifted_windows import ACmixWindow
 
 from yolo_attn.blocks.acmix.operator import ACmix
+from yolo_attn.blocks.acmix.shifted_windows import ACmixWindow
 from yolo_attn.blocks.cloformer.operator import AttnConv
 from yolo_attn.blocks.litv2.operator import HiLo
 from yolo_attn.blocks.sknet.operator import Branch, SelectiveKernel, SKAttention, SKConv
