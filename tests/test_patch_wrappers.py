@@ -189,7 +189,7 @@ def test_where_it_cannot_be_decided_the_status_says_what_is_in_the_place() -> No
     patches.arm()
     assert tasks.BaseModel.load is opaque
     model = tasks.DetectionModel(deepcopy(SAM_MODEL), verbose=False)
-    with pytest.raises(RuntimeError, match="does not reach yolo_attn"):
+    with pytest.raises(RuntimeError, match="load_weights"):
         yolo_attn.transfer(model, model)
 
 

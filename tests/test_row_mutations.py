@@ -25,7 +25,7 @@ def test_the_base_models_build(name: str) -> None:
 
 def test_a_raw_error_counts_as_raw(monkeypatch: pytest.MonkeyPatch) -> None:
     """The count is worth something: without the checks of types most mutations end in raw errors."""
-    monkeypatch.setattr("yolo_attn.rows.arguments.fit", lambda value, annotation: value)
+    monkeypatch.setattr("yolo_attn.rows.options.fit", lambda value, annotation: value)
     counted, left = row_mutations.count(150, seed=3)
     assert counted["raw"] > 15 and any(isinstance(e, RegistryError) is False or e.__cause__ for _, _, e in left)
 

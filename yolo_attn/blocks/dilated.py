@@ -54,19 +54,20 @@ class DilatedAttention(nn.Module):
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Logits tap by tap, one softmax, values tap by tap."""
-        q_BgDHW = q.unflatten(1, (self.heads, -1))
+        b, c, h, w = q.shape
+        q_BgDHW = q.reshape(b, self.heads, c // self.heads, h, w)
         logits_BgTHW = torch.stack([(q_BgDHW * k_BgDHW).sum(2) for k_BgDHW in self.shifts(k)], 2)
         weights_BgTHW = self.attn_drop(self.softmax(logits_BgTHW))
         y_BgDHW = torch.zeros_like(q_BgDHW)
         for weight_Bg1HW, v_BgDHW in zip(weights_BgTHW.unsqueeze(3).unbind(2), self.shifts(v), strict=True):
             y_BgDHW = torch.addcmul(y_BgDHW, weight_Bg1HW, v_BgDHW)
-        return y_BgDHW.flatten(1, 2)
+        return y_BgDHW.reshape(b, c, h, w)
 
     def shifts(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The map as each tap sees it: views (B, g, D, H, W) of one zero-padded copy, taps row by row."""
-        h, w = x.shape[2:]
+        _, c, h, w = x.shape
         pad = self.dilation * (self.kernel_size // 2)
-        x_BgDHW = F.pad(x, (pad, pad, pad, pad)).unflatten(1, (self.heads, -1))
+        x_BgDHW = F.pad(x, (pad, pad, pad, pad)).unflatten(1, (self.heads, c // self.heads))
         offsets = range(0, self.dilation * self.kernel_size, self.dilation)
         return [x_BgDHW[..., i : i + h, j : j + w] for i in offsets for j in offsets]
 
