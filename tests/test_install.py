@@ -23,7 +23,8 @@ model = YOLO("yolov8n-sam.yaml")
 assert any(type(m).__module__ == "yolo_attn.blocks.smt.operator" for m in model.model.modules())
 from ultralytics.data import utils
 assert utils.check_file("shapes.yaml").endswith("shapes.yaml")
-from yolo_attn import assets, patches
+from yolo_attn import patches
+from yolo_attn.yamls import shipped as assets
 assert len(assets.model_yamls()) >= 5, assets.folder()
 assert all(s.state == "live" for s in patches.status())
 assert {p.name for p in assets.model_yamls()} == set(sys.argv[1:])
