@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import io
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import make
@@ -128,6 +130,23 @@ def test_the_python_code_of_the_readme_prints_its_comments() -> None:
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})
     assert len(comments) == 2 and printed.getvalue().splitlines()[-2:] == comments
+
+
+@every_text
+def test_the_python_code_compiles_and_its_imports_exist(path: Path) -> None:
+    for code in blocks_of(path.read_text(encoding="utf-8"), "python"):
+        tree = ast.parse(code)
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module([*imports], []), str(path), "exec"), {})
+
+
+@every_paper
+def test_the_operator_on_a_page_has_the_output_in_its_comment(page: str) -> None:
+    (code,) = blocks_of((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), names)
+    (shape,) = re.findall(r"^y = .*  # (\(.*\))$", code, re.MULTILINE)
+    assert tuple(names["y"].shape) == ast.literal_eval(shape)
 
 
 @pytest.mark.parametrize("block", registry.operators(), ids=lambda b: b.name)
