@@ -85,9 +85,9 @@ def test_the_true_boxes_of_the_reports_images_enclose_the_labels(task: str, tmp_
         assert c == number and edges == pytest.approx(true, abs=0.06)
 
 
-def wrong(word: str | Path, task: str = "detect") -> str:
+def wrong(source: str | Path, task: str = "detect") -> str:
     with pytest.raises(UsageError) as e:
-        read_dataset(str(word), task)
+        read_dataset(str(source), task)
     return str(e.value)
 
 
@@ -105,8 +105,8 @@ def test_an_image_that_ultralytics_would_leave_out_is_an_error(content: bytes, t
     label = next(tiny.parent.glob("tiny-detect/labels/val/*.txt"))
     label.write_bytes(content)
     for _ in range(2):  # the second time from Ultralytics' cache
-        told = wrong(tiny)
-        assert text in told and f"/{label.stem}." in told and "nc and names of the YAML" in told
+        said = wrong(tiny)
+        assert text in said and f"/{label.stem}." in said and "nc and names of the YAML" in said
 
 
 def test_a_dataset_with_a_wrong_label_is_refused_by_the_command(tiny: Path, tmp_path: Path, capsys: object) -> None:
@@ -144,8 +144,8 @@ def test_a_list_of_images_that_is_only_right_in_the_current_folder_is_refused(
     (root / "val.txt").write_text("".join(f"{f.relative_to(root)}\n" for f in sorted(root.glob("images/val/*"))))
     tiny.write_text(yaml.safe_dump({**d, "val": "val.txt"}))
     monkeypatch.chdir(root)
-    told = wrong(tiny)
-    assert "relative to the current folder" in told and "or ./images/val/" in told
+    said = wrong(tiny)
+    assert "relative to the current folder" in said and "or ./images/val/" in said
 
 
 def test_folders_of_a_classification_are_classes_of_train(tmp_path: Path) -> None:

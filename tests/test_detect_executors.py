@@ -157,11 +157,11 @@ class Cluster:
         file = folder / "r" / "ray_current_cluster"
         self.address = until(lambda: file.exists() and file.read_text().strip(), "the address of a cluster", head)
 
-    def add(self, *words: str) -> subprocess.Popen[Any]:
+    def add(self, *arguments: str) -> subprocess.Popen[Any]:
         """One more machine."""
         resources = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
         with open(self.folder / f"node-{len(self.nodes)}.log", "w") as log:
-            command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *resources, *words]
+            command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *resources, *arguments]
             node = subprocess.Popen(
                 command, cwd=self.folder, env=environment(), stdout=log, stderr=log, start_new_session=True
             )
@@ -201,10 +201,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 class Driver:
     """A process that runs a benchmark of four cells, on this machine or on a cluster."""
 
-    def __init__(self, folder: Path, data: str, *words: str) -> None:
+    def __init__(self, folder: Path, data: str, *arguments: str) -> None:
         self.store = Store(folder)
         table = ["models=yolov8n,mlca@neck", "control=0", "costs=0", "seeds=2", "epochs=2", "imgsz=64", "batch=4"]
-        argv = ["-m", "yolo_attn", "bench", "detect", *table, "threads=1", f"data={data}", f"out={folder}", *words]
+        argv = ["-m", "yolo_attn", "bench", "detect", *table, "threads=1", f"data={data}", f"out={folder}", *arguments]
         self.process = subprocess.Popen(
             [sys.executable, *argv], cwd=folder.parent, env=environment(), stdout=-1, stderr=-1, text=True
         )

@@ -26,8 +26,8 @@ TINY = ("epochs=1", "imgsz=64", "batch=4", "device=cpu", "threads=1")
 PROGRAM = Path(sys.executable).parent / "yolo-attn"
 
 
-def yolo_attn(*words: str, cwd: Path, ok: bool = True, **env: str) -> str:
-    return run(PROGRAM, *words, cwd=cwd, ok=ok, **env)
+def yolo_attn(*arguments: str, cwd: Path, ok: bool = True, **env: str) -> str:
+    return run(PROGRAM, *arguments, cwd=cwd, ok=ok, **env)
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def wait_for(what: Callable[[], Any], seconds: float = 600) -> Any:
     raise AssertionError(f"nothing in {seconds} s")
 
 
-def start(words: list[str], cwd: Path) -> subprocess.Popen[str]:
+def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [PROGRAM, *words],
+        [PROGRAM, *arguments],
         cwd=cwd,
         env=clean_environment(),
         stdout=subprocess.DEVNULL,
@@ -74,8 +74,8 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 def test_a_new_user_gets_a_report_and_the_same_command_trains_nothing_again(tiny_data: str, tmp_path: Path) -> None:
-    words = ("bench", "detect", "models=yolov8n,sk@neck", f"data={tiny_data}", "seeds=2", *TINY, "out=res")
-    text = yolo_attn(*words, cwd=tmp_path)
+    arguments = ("bench", "detect", "models=yolov8n,sk@neck", f"data={tiny_data}", "seeds=2", *TINY, "out=res")
+    text = yolo_attn(*arguments, cwd=tmp_path)
     folder = tmp_path / "res"
     for name in ("report.html", "report.md", "results.csv", "cells.csv", "bench.json", "costs.json"):
         assert (folder / name).stat().st_size > 0, name
@@ -101,7 +101,7 @@ def test_a_new_user_gets_a_report_and_the_same_command_trains_nothing_again(tiny
         assert row["cost"]["parameters"] == model["parameters"] == trained
 
     before = {f: f.stat().st_mtime_ns for f in folder.glob("cells/*/*") if f.name != "lock"}
-    yolo_attn(*words, cwd=tmp_path)
+    yolo_attn(*arguments, cwd=tmp_path)
     assert {f: f.stat().st_mtime_ns for f in folder.glob("cells/*/*") if f.name != "lock"} == before
 
     status = yolo_attn("bench", "status", "res", cwd=tmp_path)
@@ -110,7 +110,7 @@ def test_a_new_user_gets_a_report_and_the_same_command_trains_nothing_again(tiny
 
 
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tiny_data: str, tmp_path: Path) -> None:
-    words = [
+    arguments = [
         "bench",
         "detect",
         "models=yolov8n,yolov8n-sam",
@@ -121,9 +121,9 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tiny_data: str, tm
         *TINY,
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    yolo_attn(*words, f"out={whole}", cwd=tmp_path)
+    yolo_attn(*arguments, f"out={whole}", cwd=tmp_path)
 
-    driver = start([*words, f"out={broken}", "jobs=2"], tmp_path)
+    driver = start([*arguments, f"out={broken}", "jobs=2"], tmp_path)
     try:
         wait_for(lambda: list(broken.glob("cells/*/result.json")) and run_processes(broken))
     finally:
@@ -134,7 +134,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tiny_data: str, tm
     assert 0 < len(done) < 4
     assert "nothing is running" in yolo_attn("bench", "status", str(broken), cwd=tmp_path)
 
-    yolo_attn(*words, f"out={broken}", cwd=tmp_path)
+    yolo_attn(*arguments, f"out={broken}", cwd=tmp_path)
     assert all(f.read_bytes() == content for f, content in done.items())
     assert len(outcomes(whole)) == 4
     assert outcomes(broken) == outcomes(whole)
@@ -142,10 +142,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tiny_data: str, tm
 
 def test_the_outcome_does_not_depend_on_who_ran_a_cell(tiny_data: str, tmp_path: Path) -> None:
     """A plan, and several `bench cell` at once for each of its cells, as an array of jobs may do it."""
-    words = ["bench", "detect", "models=yolov8n,mlca@neck", f"data={tiny_data}", "seeds=1", "control=0", *TINY]
+    arguments = ["bench", "detect", "models=yolov8n,mlca@neck", f"data={tiny_data}", "seeds=1", "control=0", *TINY]
     whole, cells = tmp_path / "whole", tmp_path / "cells"
-    yolo_attn(*words, f"out={whole}", "costs=0", cwd=tmp_path)
-    assert f"yolo-attn bench cell {cells} N" in yolo_attn(*words, f"out={cells}", "run=0", cwd=tmp_path)
+    yolo_attn(*arguments, f"out={whole}", "costs=0", cwd=tmp_path)
+    assert f"yolo-attn bench cell {cells} N" in yolo_attn(*arguments, f"out={cells}", "run=0", cwd=tmp_path)
 
     jobs = [start(["bench", "cell", str(cells), str(n), "device=cpu", "threads=1"], tmp_path) for n in (0, 1, 0)]
     errors = [job.communicate(timeout=1800)[1] for job in jobs]
@@ -157,8 +157,8 @@ def test_the_outcome_does_not_depend_on_who_ran_a_cell(tiny_data: str, tmp_path:
 
 
 def test_a_failed_bench_cell_exits_with_1_and_can_be_repeated(tiny_data: str, tmp_path: Path) -> None:
-    words = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=1", *TINY, "out=res", "run=0"]
-    yolo_attn(*words, cwd=tmp_path)
+    arguments = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=1", *TINY, "out=res", "run=0"]
+    yolo_attn(*arguments, cwd=tmp_path)
     job = start(["bench", "cell", "res", "0"], tmp_path)
     wait_for(lambda: run_processes(tmp_path / "res"))[0].kill()  # as the kernel does where memory is short
     assert "memory ran out" in job.communicate(timeout=600)[1]
@@ -169,8 +169,8 @@ def test_a_failed_bench_cell_exits_with_1_and_can_be_repeated(tiny_data: str, tm
 
 def test_ctrl_c_ends_in_order_and_says_how_to_resume(tiny_data: str, tmp_path: Path) -> None:
     folder = tmp_path / "res"
-    words = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=3", "control=0", "costs=0", *TINY]
-    driver = start([*words, f"out={folder}"], tmp_path)
+    arguments = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=3", "control=0", "costs=0", *TINY]
+    driver = start([*arguments, f"out={folder}"], tmp_path)
     wait_for(lambda: run_processes(folder))
     driver.send_signal(signal.SIGINT)
     _, error = driver.communicate(timeout=600)
@@ -181,8 +181,8 @@ def test_ctrl_c_ends_in_order_and_says_how_to_resume(tiny_data: str, tmp_path: P
 
 def test_a_run_that_the_system_kills_affects_no_other(tiny_data: str, tmp_path: Path) -> None:
     folder = tmp_path / "res"
-    words = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=2", "control=0", "costs=0", *TINY]
-    driver = start([*words, f"out={folder}"], tmp_path)
+    arguments = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=2", "control=0", "costs=0", *TINY]
+    driver = start([*arguments, f"out={folder}"], tmp_path)
     wait_for(lambda: run_processes(folder))[0].kill()  # as the kernel does where memory is short
     driver.communicate(timeout=1800)
     assert driver.returncode == 1
@@ -190,7 +190,7 @@ def test_a_run_that_the_system_kills_affects_no_other(tiny_data: str, tmp_path: 
     assert len(failed) == 1 and "memory ran out" in failed[0]["reason"]
     assert len(outcomes(folder)) == 1
     assert "memory ran out" in (folder / "report.md").read_text()
-    yolo_attn(*words, f"out={folder}", cwd=tmp_path)
+    yolo_attn(*arguments, f"out={folder}", cwd=tmp_path)
     assert len(outcomes(folder)) == 2 and not list(folder.glob("cells/*/failed.json"))
 
 
@@ -211,10 +211,10 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(
     tiny_data: str, tmp_path: Path, small_disk: Path
 ) -> None:
     folder = small_disk / "res"
-    words = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=1", "control=0", "costs=0", *TINY]
+    arguments = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "seeds=1", "control=0", "costs=0", *TINY]
     filler = small_disk / "filler"
     filler.write_bytes(b"\1" * (100 << 20))
-    text = yolo_attn(*words, f"out={folder}", cwd=tmp_path, ok=False)
+    text = yolo_attn(*arguments, f"out={folder}", cwd=tmp_path, ok=False)
     assert "less than 100 MiB are free" in text and "the same command resumes" in text and "Traceback" not in text
     assert not outcomes(folder)
 
@@ -224,12 +224,12 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(
         "from yolo_attn.commands import main; sys.exit(main(sys.argv[1:]))"
     )
     filler.write_bytes(b"\1" * (145 << 20))
-    text = run(sys.executable, "-c", code, *words, f"out={folder}", cwd=tmp_path, ok=False)
+    text = run(sys.executable, "-c", code, *arguments, f"out={folder}", cwd=tmp_path, ok=False)
     assert "stopped: " in text and "No space left" in text and "the same command resumes" in text
     assert not outcomes(folder)
 
     filler.unlink()
-    yolo_attn(*words, f"out={folder}", cwd=tmp_path)
+    yolo_attn(*arguments, f"out={folder}", cwd=tmp_path)
     assert len(outcomes(folder)) == 1
 
 
@@ -244,8 +244,8 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(
 )
 def test_every_task(task: str, model: str, metric: str, tmp_path: Path) -> None:
     source = tiny_dataset(tmp_path, task)
-    words = ("bench", "detect", f"models={model}", f"data={source}", "seeds=1", "control=0", *TINY, "out=res")
-    text = yolo_attn(*words, cwd=tmp_path)
+    arguments = ("bench", "detect", f"models={model}", f"data={source}", "seeds=1", "control=0", *TINY, "out=res")
+    text = yolo_attn(*arguments, cwd=tmp_path)
     found = outcomes(tmp_path / "res")
     assert len(found) == 2 and all(metric in values for values, *_ in found.values())
     assert "one seed" in text.lower() or "1 seed" in text
@@ -253,7 +253,7 @@ def test_every_task(task: str, model: str, metric: str, tmp_path: Path) -> None:
 
 
 def test_places_end_in_a_ranking(tiny_data: str, tmp_path: Path) -> None:
-    words = (
+    arguments = (
         "bench",
         "places",
         "block=mlca",
@@ -264,7 +264,7 @@ def test_places_end_in_a_ranking(tiny_data: str, tmp_path: Path) -> None:
         *TINY,
         "out=res",
     )
-    yolo_attn(*words, cwd=tmp_path)
+    yolo_attn(*arguments, cwd=tmp_path)
     ranked = gather(Store(tmp_path / "res"))["places"]
     assert {r["model"] for r in ranked} == {f"yolov8n-mlca@{p}@row" for p in ("backbone.P5", "neck.P5", "P5")}
     assert all(r["milliseconds"] is not None for r in ranked)

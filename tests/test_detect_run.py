@@ -211,7 +211,7 @@ def test_bench_cell_waits_for_another_process_that_runs_the_cell(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["{folder}", "4"], "cell=4: the plan in {folder} has cells 0 to 3"),
         (["{folder}", "-1"], "'-1' is not name=value"),
@@ -221,9 +221,9 @@ def test_bench_cell_waits_for_another_process_that_runs_the_cell(
         (["{folder}", "0", "device=64"], "device=64: PyTorch finds"),
     ],
 )
-def test_invalid_arguments_of_bench_cell_are_refused(words: list[str], said: str, tmp_path: Path, capsys: Any) -> None:
+def test_invalid_arguments_of_bench_cell_are_refused(argv: list[str], said: str, tmp_path: Path, capsys: Any) -> None:
     tiny_store(tmp_path)
-    assert commands.main(["bench", "cell", *(w.format(folder=tmp_path) for w in words)]) == 2
+    assert commands.main(["bench", "cell", *(w.format(folder=tmp_path) for w in argv)]) == 2
     assert said.format(folder=tmp_path) in capsys.readouterr().err
 
 

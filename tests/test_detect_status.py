@@ -122,7 +122,7 @@ def test_a_folder_without_a_readable_plan_is_refused_and_not_changed(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         ([], "out=… is missing: results folder"),
         (["a", "b"], "'b' is not name=value"),
@@ -132,7 +132,7 @@ def test_a_folder_without_a_readable_plan_is_refused_and_not_changed(
     ],
 )
 def test_invalid_arguments_of_bench_report_are_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert commands.main(["bench", "report", *words]) == 2
+    assert commands.main(["bench", "report", *argv]) == 2
     assert said in capsys.readouterr().err

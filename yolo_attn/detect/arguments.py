@@ -123,8 +123,8 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"out={folder}: this is no folder.")
     read: list[tuple[Dataset, Split]] = []
-    for word in values["data"]:
-        read.append(read_dataset(word, what, arguments, [d.name for d, _ in read]))
+    for source in values["data"]:
+        read.append(read_dataset(source, what, arguments, [d.name for d, _ in read]))
     datasets = tuple(d for d, _ in read)
     size = Size(arguments["imgsz"], len(datasets[0].names))
     models = read_models(names, base, size)
@@ -245,27 +245,27 @@ def _block_modules(models: Sequence[Model]) -> dict[str, str]:
     return {m: hashlib.sha256(inspect.getsource(sys.modules[m]).encode()).hexdigest()[:12] for m in found.values()}
 
 
-def read_start(word: Any) -> tuple[dict[str, str], str]:
+def read_start(weights: Any) -> tuple[dict[str, str], str]:
     """Name and SHA-256 of the starting weights, and their path.
 
     Raises:
         UsageError: There is no such file, or it does not load.
     """
-    if word in (None, False):
+    if weights in (None, False):
         return {}, ""
-    if word is True:
+    if weights is True:
         raise UsageError("pretrained=True does not name the weights; name them: pretrained=yolov8n.pt.")
     from ultralytics import YOLO
 
     from ..measure.model import quiet
 
-    if Path(str(word)).suffix != ".pt":
-        raise UsageError(f"pretrained={word}: starting weights are a .pt file of Ultralytics.")
+    if Path(str(weights)).suffix != ".pt":
+        raise UsageError(f"pretrained={weights}: starting weights are a .pt file of Ultralytics.")
     try:
         with quiet():  # downloads a file of Ultralytics that is not here
-            path = Path(str(YOLO(str(word)).ckpt_path))
+            path = Path(str(YOLO(str(weights)).ckpt_path))
         content = path.read_bytes()
     except Exception as e:  # whatever reading a foreign file raises
         reason = str(e).strip().partition("\n")[0]
-        raise UsageError(f"pretrained={word}: these weights do not load: {type(e).__name__}: {reason}") from e
+        raise UsageError(f"pretrained={weights}: these weights do not load: {type(e).__name__}: {reason}") from e
     return {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}, str(path.resolve())

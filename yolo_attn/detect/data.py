@@ -38,12 +38,12 @@ class Split:
 
 
 def read_dataset(
-    word: str, task: str, arguments: Mapping[str, Any] | None = None, taken: Iterable[str] = ()
+    source: str, task: str, arguments: Mapping[str, Any] | None = None, taken: Iterable[str] = ()
 ) -> tuple[Dataset, Split]:
     """Read and check a dataset.
 
     Args:
-        word: As for `data=`: a YAML's name or path, or a folder or name for classification.
+        source: As for `data=`: a YAML's name or path, or a folder or name for classification.
         task: Of the models.
         arguments: Of the trainings; fraction, classes and single_cls change what they use.
         taken: Names that are in use.
@@ -56,28 +56,28 @@ def read_dataset(
     """
     from ultralytics.cfg import get_cfg
 
-    name = Path(word).stem
-    if name in ("data", "dataset") and Path(word).is_file():
-        name = Path(word).resolve().parent.name
+    name = Path(source).stem
+    if name in ("data", "dataset") and Path(source).is_file():
+        name = Path(source).resolve().parent.name
     if name in taken:
-        raise UsageError(f"data={word}: another dataset of this benchmark is called {name}, too.")
-    if task != "classify" and not word.endswith((".yaml", ".yml")):
+        raise UsageError(f"data={source}: another dataset of this benchmark is called {name}, too.")
+    if task != "classify" and not source.endswith((".yaml", ".yml")):
         raise UsageError(
-            f"data={word}: a dataset's YAML is required, such as data=shapes.yaml or data=path/to/data.yaml."
+            f"data={source}: a dataset's YAML is required, such as data=shapes.yaml or data=path/to/data.yaml."
         )
-    config = get_cfg(overrides={**(arguments or {}), "task": task, "data": word, "mode": "train", "cache": False})
+    config = get_cfg(overrides={**(arguments or {}), "task": task, "data": source, "mode": "train", "cache": False})
     messages: list[str] = []
     try:
         with _collected(messages):
-            d, splits = (_classification if task == "classify" else _labelled)(word, config)
+            d, splits = (_classification if task == "classify" else _labelled)(source, config)
     except UsageError:
         raise
     except Exception as e:  # SyntaxError, FileNotFoundError, RuntimeError, the YAML parser's own
-        raise UsageError(f"data={word}: {_plain(str(e.__cause__ or e) or type(e).__name__)}.") from e
+        raise UsageError(f"data={source}: {_plain(str(e.__cause__ or e) or type(e).__name__)}.") from e
     for message in messages:
         if "ignoring corrupt" in message:
             raise UsageError(
-                f"data={word}: {_plain(message)}. Correct the file, or nc and names of the YAML: Ultralytics would "
+                f"data={source}: {_plain(message)}. Correct the file, or nc and names of the YAML: Ultralytics would "
                 "leave this image out."
             )
     names = ["item"] if config.single_cls else [str(n) for n in d["names"].values()]
@@ -86,49 +86,49 @@ def read_dataset(
         classes = np.concatenate([x["cls"].ravel() for x in found.labels]).astype(int)
         objects[split] = np.bincount(classes, minlength=len(names)).tolist()
     if not sum(objects["val"]):
-        raise UsageError(f"data={word}: its val split has no labelled object, so nothing can be measured on it.")
+        raise UsageError(f"data={source}: its val split has no labelled object, so nothing can be measured on it.")
     images = {split: len(found.files) for split, found in splits.items()}
     path, root = (str(Path(p).resolve()) if p else "" for p in (d.get("yaml_file") or d["folder"], d.get("path")))
     return Dataset(name, path, task, _fingerprint(splits), tuple(names), images, objects, root=root), splits["val"]
 
 
-def _labelled(word: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
+def _labelled(source: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
     """The description of a dataset with label files, and its splits."""
     from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
 
-    d = check_det_dataset(word)
+    d = check_det_dataset(source)
     splits = {}
     for split in ("train", "val"):
         if not d.get(split):
-            raise UsageError(f"data={word} has no {split} split.")
+            raise UsageError(f"data={source} has no {split} split.")
         found: Any = build_yolo_dataset(config, d[split], batch=1, data=d, mode=split)
         near = next((f for f in found.im_files if not Path(f).is_absolute()), None)
         if near is not None:
             raise UsageError(
-                f"data={word}: {d[split]} names {near} relative to the current folder, and every run has a folder of "
+                f"data={source}: {d[split]} names {near} relative to the current folder, and every run has a folder of "
                 f"its own. Write the absolute path, or ./{near} for a path relative to the list."
             )
         splits[split] = Split(found.im_files, found.labels)
     return d, splits
 
 
-def _classification(word: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
+def _classification(source: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
     """The same for a folder of classes."""
     from ultralytics.data.dataset import ClassificationDataset
     from ultralytics.data.utils import check_cls_dataset
 
-    d = check_cls_dataset(word)
+    d = check_cls_dataset(source)
     known, splits = list(d["names"].values()), {}
     # Older releases number the classes of each split on its own; newer ones give them the numbers of train.
     names = {"names": d["names"]} if "names" in inspect.signature(ClassificationDataset).parameters else {}
     for split, folder in {"train": d["train"], "val": d["val"] or d["test"]}.items():
         if not folder:
-            raise UsageError(f"data={word} has no {split} split.")
+            raise UsageError(f"data={source} has no {split} split.")
         found: Any = ClassificationDataset(str(folder), config, augment=split == "train", prefix=split, **names)
         if found.base.classes != known and not (names and set(found.base.classes) <= set(known)):
             raise UsageError(
-                f"data={word}: the classes of {split} are {', '.join(found.base.classes)}; those of train are "
+                f"data={source}: the classes of {split} are {', '.join(found.base.classes)}; those of train are "
                 f"{', '.join(known)}."
             )
         splits[split] = Split([s[0] for s in found.samples], [{"cls": np.array([s[1]])} for s in found.samples])

@@ -75,7 +75,7 @@ def measured_seconds(request: Request) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words."""
+    """Seconds as a short text."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{round(seconds)} s"

@@ -38,11 +38,11 @@ class Size:
     classes: int | None = None  # None for the number of the YAML
 
 
-def read_models(words: Sequence[str], base: str, size: Size) -> list[Model]:
+def read_models(entries: Sequence[str], base: str, size: Size) -> list[Model]:
     """The stock model and the candidates.
 
     Args:
-        words: Names, files, or block expressions: block@place, block@P4+backbone.P5, block@neck@csp.
+        entries: Names, files, or block expressions: block@place, block@P4+backbone.P5, block@neck@csp.
         base: The stock model.
         size: For which costs are counted.
 
@@ -58,13 +58,13 @@ def read_models(words: Sequence[str], base: str, size: Size) -> list[Model]:
         )
     stock = Model(name, STOCK, d, 0, 0.0, word=base)
     found = {name: stock}
-    for word in words:
-        d, name = _generated(word, base) if "@" in word else read_yaml(word, str(stock.d.get("scale") or ""))
-        model = Model(name, CANDIDATE, d, 0, 0.0, word=word)
+    for entry in entries:
+        d, name = _generated(entry, base) if "@" in entry else read_yaml(entry, str(stock.d.get("scale") or ""))
+        model = Model(name, CANDIDATE, d, 0, 0.0, word=entry)
         if same(model, stock):
             continue
         if name in found:
-            raise UsageError(f"models={word}: another model of this benchmark is called {name}, too.")
+            raise UsageError(f"models={entry}: another model of this benchmark is called {name}, too.")
         _check_comparable(model, stock)
         found[name] = model
     costs = {m.name: cost(m.d, size, m.word) for m in found.values()}
@@ -102,14 +102,14 @@ def same(a: Model, b: Model) -> bool:
     return plain[0] == plain[1] and a.grown == b.grown
 
 
-def stock_of(words: Sequence[str]) -> str:
+def stock_of(entries: Sequence[str]) -> str:
     """The stock model that the first entry is, or with whose name its name begins."""
 
     def known(name: str) -> bool:
         """With a scale letter, or without where each scale has its file, as YOLOv9's and YOLOv10's."""
         return name in stock_files() or re.sub(r"(\d)[nslmx]", r"\1", name, count=1) in stock_files()
 
-    first = next((w for w in words if "@" not in w), "yolov8n")
+    first = next((w for w in entries if "@" not in w), "yolov8n")
     stem = Path(first).stem
     if known(stem):
         return first
@@ -124,37 +124,37 @@ def stock_of(words: Sequence[str]) -> str:
     )
 
 
-def read_yaml(word: str, scale: str = "") -> tuple[dict[str, Any], str]:
+def read_yaml(entry: str, scale: str = "") -> tuple[dict[str, Any], str]:
     """A model by name or file: its parsed YAML, and its name.
 
     Args:
-        word: The name or file; a scale letter in the name of a file need not be in the name on the disk.
+        entry: The name or file; a scale letter in the name of a file need not be in the name on the disk.
         scale: For a name without one; without it, a YAML with several scales keeps them all.
 
     Raises:
         UsageError: There is no such model, or it lacks the scale that its name has.
     """
-    file = Path(word).with_name(unscaled(Path(word).name))
+    file = Path(entry).with_name(unscaled(Path(entry).name))
     try:
-        d = find(file if file.is_file() and not Path(word).is_file() else word).d
+        d = find(file if file.is_file() and not Path(entry).is_file() else entry).d
     except ModelError as e:
         raise UsageError(str(e).replace("base=", "models=", 1)) from e
-    own = guess_model_scale(word) or ""
+    own = guess_model_scale(entry) or ""
     if own and own not in d.get("scales", own):
-        raise UsageError(f"models={word}: it has no scale {own}; it has {', '.join(d['scales'])}.")
-    return _scaled(d, own or scale), Path(word).name.removesuffix(".yaml").removesuffix(".yml")
+        raise UsageError(f"models={entry}: it has no scale {own}; it has {', '.join(d['scales'])}.")
+    return _scaled(d, own or scale), Path(entry).name.removesuffix(".yaml").removesuffix(".yml")
 
 
-def _generated(word: str, base: str) -> tuple[dict[str, Any], str]:
+def _generated(entry: str, base: str) -> tuple[dict[str, Any], str]:
     """A model by block expression."""
-    block, place, *carrier = word.split("@")
+    block, place, *carrier = entry.split("@")
     if len(carrier) > 1 or not block or not place:
-        raise UsageError(f"models={word} is not of the form block@place or block@place@carrier, such as hilo@neck.")
+        raise UsageError(f"models={entry} is not of the form block@place or block@place@carrier, such as hilo@neck.")
     try:
         made = build_yaml(base, block, place.replace("+", ","), None, carrier=carrier[0] if carrier else None)
     except ValueError as e:
-        raise UsageError(f"models={word}: {e}") from e
-    return _scaled(made.d, guess_model_scale(base) or ""), f"{Path(base).stem}-{word}"
+        raise UsageError(f"models={entry}: {e}") from e
+    return _scaled(made.d, guess_model_scale(base) or ""), f"{Path(base).stem}-{entry}"
 
 
 def _scaled(d: dict[str, Any], scale: str) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def build(d: dict[str, Any]) -> nn.Module:
         return getattr(tasks, kind)(copy.deepcopy(d), verbose=False)
 
 
-def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
+def cost(d: dict[str, Any], size: Size, entry: str) -> tuple[int, float]:
     """Parameters and GFLOPs of a model as it is trained.
 
     Raises:
@@ -197,9 +197,9 @@ def cost(d: dict[str, Any], size: Size, word: str) -> tuple[int, float]:
     except UsageError:
         raise
     except Exception as e:
-        raise UsageError(f"models={word} does not build: {(str(e) or type(e).__name__).splitlines()[0]}") from e
+        raise UsageError(f"models={entry} does not build: {(str(e) or type(e).__name__).splitlines()[0]}") from e
     if not gflops:
-        raise UsageError(f"models={word}: its GFLOPs cannot be counted at imgsz={size.imgsz}.")
+        raise UsageError(f"models={entry}: its GFLOPs cannot be counted at imgsz={size.imgsz}.")
     return parameters, gflops
 
 

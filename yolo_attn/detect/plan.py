@@ -45,7 +45,7 @@ class Model:
     parameters: int  # of the model that is trained on the first dataset, with that dataset's number of classes
     gflops: float  # of the same model, at the image size of the benchmark
     control: str = ""  # name of the cost-matched control, for candidates that have one
-    recipe: str = ""  # how a control was made, in words
+    recipe: str = ""  # how a control was made
     grown: bool = False  # the control starts from the stock weights, with zeros where it is larger
     word: str = ""  # the entry of `models=` that it came from
     #: Dataset -> parameters and GFLOPs, for datasets with another number of classes than the first.
@@ -77,7 +77,7 @@ class Cell:
     seed: int
 
     def __str__(self) -> str:
-        """The entry in words."""
+        """The entry as a phrase."""
         return f"{self.model} on {self.data}, seed {self.seed}"
 
 
