@@ -175,10 +175,10 @@ def _check_resources(values: Mapping[str, Any]) -> None:
     """
     device = values["device"]
     if values["executor"] == "ray":
-        if importlib.util.find_spec("ray") is None:
-            raise UsageError("executor=ray needs ray: pip install 'yolo-attn[ray]'.")
         if device not in (None, "cpu"):
             raise UsageError(f"device={device}: Ray gives each run its GPU; device=cpu is for runs without.")
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("executor=ray needs ray: pip install 'yolo-attn[ray]'.")
     elif values["ray_address"]:
         raise UsageError("ray_address= requires executor=ray.")
     check_device(device)
