@@ -18,11 +18,11 @@ def clean_environment(**env: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "YOLO_VERBOSE")} | env
 
 
-def run(*words: str | Path, cwd: Path, ok: bool = True, timeout: int = 600, **env: str) -> str:
+def run(*command: str | Path, cwd: Path, ok: bool = True, timeout: int = 600, **env: str) -> str:
     """Output of a command in a folder.
 
     Args:
-        *words: Program and arguments.
+        *command: Program and arguments.
         cwd: Where it runs.
         ok: Fail unless it exits with 0.
         timeout: Seconds.
@@ -32,21 +32,21 @@ def run(*words: str | Path, cwd: Path, ok: bool = True, timeout: int = 600, **en
         Standard output and standard error, in one text.
     """
     done = subprocess.run(
-        list(map(str, words)), cwd=cwd, capture_output=True, text=True, env=clean_environment(**env), timeout=timeout
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, env=clean_environment(**env), timeout=timeout
     )
     text = done.stdout + done.stderr
-    assert (done.returncode == 0) is ok, f"{' '.join(map(str, words))}: exit {done.returncode}\n{text[-4000:]}"
+    assert (done.returncode == 0) is ok, f"{' '.join(map(str, command))}: exit {done.returncode}\n{text[-4000:]}"
     return text
 
 
-def yolo(*words: str, cwd: Path, ok: bool = True, **env: str) -> str:
+def yolo(*arguments: str, cwd: Path, ok: bool = True, **env: str) -> str:
     """Output of the `yolo` command of this environment."""
-    return run(Path(sys.executable).parent / "yolo", *words, cwd=cwd, ok=ok, **env)
+    return run(Path(sys.executable).parent / "yolo", *arguments, cwd=cwd, ok=ok, **env)
 
 
-def python(code: str, *words: str | Path, cwd: Path, ok: bool = True, **env: str) -> str:
+def python(code: str, *arguments: str | Path, cwd: Path, ok: bool = True, **env: str) -> str:
     """Output of Python code that knows nothing of this project."""
-    return run(sys.executable, "-c", code, *words, cwd=cwd, ok=ok, **env)
+    return run(sys.executable, "-c", code, *arguments, cwd=cwd, ok=ok, **env)
 
 
 def tiny_dataset(folder: Path, task: str = "detect", train: int = 8, val: int = 4) -> str:

@@ -78,7 +78,7 @@ class Case:
     Attributes:
         model: The model's YAML as a dictionary.
         rows: Indices of the mutated rows; empty where the mutation is elsewhere.
-        changes: What was changed, in words.
+        changes: Description of what was changed.
     """
 
     model: dict[str, Any]

@@ -233,7 +233,7 @@ def test_windows_attend_within_the_map_only(size: tuple[int, int], shift: int) -
 
 
 def test_wrap_moves_the_seam_of_the_convolution() -> None:
-    """The convolution sees the border as a border; with wrap=True the seam lies inside, `shift` cells from it."""
+    """The convolution sees the border as a border; with wrap=True the join lies inside, `shift` cells from it."""
     module = ACmixWindow(8, 2, 4, 2).eval()
     wrapped = ACmixWindow(8, 2, 4, 2, wrap=True).eval()
     wrapped.load_state_dict(module.state_dict())
@@ -241,7 +241,7 @@ def test_wrap_moves_the_seam_of_the_convolution() -> None:
     with torch.no_grad():
         apart = (module(x) - wrapped(x)).abs().amax(1)[0] > 1e-6
     near = torch.zeros(8, dtype=torch.bool)
-    near[[0, 7, 1, 2]] = True  # the border's cells, and those on both sides of the seam between cells 1 and 2
+    near[[0, 7, 1, 2]] = True  # the border's cells, and those on both sides of the join between cells 1 and 2
     assert apart.any() and not (apart & ~(near[:, None] | near)).any()
 
 
@@ -316,7 +316,7 @@ def test_classifiers_and_backbones_share_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "words"),
+    ("build", "message"),
     [
         (lambda: ACmix(30), "heads=4"),
         (lambda: ACmix(16, heads=0), "heads=0"),
@@ -334,21 +334,21 @@ def test_classifiers_and_backbones_share_their_names() -> None:
         (lambda: ACmixSwin("t", windows=7), "Did you mean window"),
     ],
 )
-def test_wrong_arguments_say_what_to_do(build, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_wrong_arguments_say_what_to_do(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build()
 
 
 @pytest.mark.parametrize(
-    ("block", "kwargs", "words"),
+    ("block", "kwargs", "message"),
     [
         ("acmix", {"in_planes": 16, "out_planes": 16, "kernel_conv": 5}, "allows 3 only"),
         ("acmix", {"in_planes": 16, "out_planes": 16, "heads": 4}, "heads"),
         ("acmix_swin_attn", {"dim": 16, "window_size": [4, 7], "num_heads": 2}, "squares only"),
     ],
 )
-def test_arguments_that_the_authors_do_not_take_are_refused(block: str, kwargs: dict, words: str) -> None:
-    with pytest.raises(official.OfficialWeightsError, match=words):
+def test_arguments_that_the_authors_do_not_take_are_refused(block: str, kwargs: dict, message: str) -> None:
+    with pytest.raises(official.OfficialWeightsError, match=message):
         official.load(block, kwargs, {})
 
 
@@ -359,6 +359,6 @@ def test_unfit_states_are_listed_key_by_key() -> None:
     state["dep_conv.bias"] = torch.zeros(16)
     with pytest.raises(official.OfficialWeightsError) as e:
         official.load("acmix", {"in_planes": 16, "out_planes": 16}, state)
-    for words in ("missing conv2.weight", "unknown dep_conv.bias", "shape of fc.weight"):
-        assert words in str(e.value)
+    for part in ("missing conv2.weight", "unknown dep_conv.bias", "shape of fc.weight"):
+        assert part in str(e.value)
     assert "conv1" not in str(e.value)

@@ -51,15 +51,15 @@ def test_rows_project_only_what_has_other_channels(row: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
         (lambda: AFF([16, 16, 16], 16), "fuses two maps, not 3"),
         (lambda: AFF([16, 16], 16, reduction=17), "at most 16"),
         (lambda: AFF([16, 16], 16)([torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 5, 4)]), r"\(1, 16, 4, 4\)"),
     ],
 )
-def test_what_cannot_be_fused_says_so(make, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_what_cannot_be_fused_says_so(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 

@@ -63,8 +63,8 @@ def factors(folder: Path) -> list[set[float]]:
 def test_the_command_line(tiny_data: str, tmp_path: Path, factor: int) -> None:
     python(STOCK, cwd=tmp_path)
     setting = {"YOLO_ATTN_BLOCK_LR": str(factor)} if factor != 10 else {}
-    words = ("model=yolov8n-sk.yaml", "pretrained=stock.pt", f"data={tiny_data}", *short(tmp_path))
-    text = yolo("train", *words, cwd=tmp_path, **setting)
+    arguments = ("model=yolov8n-sk.yaml", "pretrained=stock.pt", f"data={tiny_data}", *short(tmp_path))
+    text = yolo("train", *arguments, cwd=tmp_path, **setting)
     assert factors(tmp_path) == [{1, factor}]
     assert f"train at {factor} times the learning rate" in text and "blocks contribute" in text
 

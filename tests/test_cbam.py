@@ -35,13 +35,13 @@ def test_spatial_gate_is_one_weight_per_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    "options, message",
     [
         ({"reduction": 64}, "at most 16"),
         ({"pools": ("avg", "mx")}, "Did you mean max"),
         ({"pools": ()}, "at least one"),
     ],
 )
-def test_options_that_cannot_work_say_so(options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_options_that_cannot_work_say_so(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ConvBlockAttention(16, **options)

@@ -116,8 +116,8 @@ def test_every_model_file_that_is_named_exists(path: Path) -> None:
 def test_the_two_commands_of_the_readme_stand_alone_and_ci_runs_the_second() -> None:
     commands = [line for block in blocks_of(README.read_text(encoding="utf-8"), "bash") for line in block.splitlines()]
     (train,) = (c for c in commands if c.startswith("pip install -e . && yolo train "))
-    words = shlex.split(train)
-    assert "model=cfg/yolov8n-sam.yaml" in words and "data=shapes.yaml" in words
+    command = shlex.split(train)
+    assert "model=cfg/yolov8n-sam.yaml" in command and "data=shapes.yaml" in command
     assert 'pip install -e ".[test]" && pytest' in commands
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("pip install -q", "pip install")
     assert 'pip install -e ".[test]" && pytest' in run.splitlines()

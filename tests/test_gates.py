@@ -230,7 +230,7 @@ def test_the_command_prints_the_table_and_fails_for_a_closed_model(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "model=… is missing"),
         (["model=no.pt"], "no such file"),
@@ -241,8 +241,8 @@ def test_the_command_prints_the_table_and_fails_for_a_closed_model(
         (["model=yolov8n-sk.yaml", "images=many"], "images=many"),
     ],
 )
-def test_wrong_usage_names_the_remedy(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.main(["gates", *words]) == 2
+def test_wrong_usage_names_the_remedy(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["gates", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -32,11 +32,13 @@ print("works")
 """
 
 
-def run(*words: str | Path, cwd: Path | None = None, ok: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path | None = None, ok: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(list(map(str, words)), cwd=cwd, capture_output=True, text=True, env=clean | env, timeout=600)
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, env=clean | env, timeout=600
+    )
     if ok:
-        assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
 

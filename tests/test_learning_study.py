@@ -85,9 +85,9 @@ def test_a_second_start_skips_what_is_there_and_shards_share_the_rest(study, tmp
 
     monkeypatch.setattr(study, "run_cell", fake)
     monkeypatch.setattr(study, "count_images", lambda _: 400)
-    words = [f"weights={weights}", f"out={out}", "blocks=sk,sam", "recipes=lr1,lr10", "seeds=2", "steps=100"]
+    arguments = [f"weights={weights}", f"out={out}", "blocks=sk,sam", "recipes=lr1,lr10", "seeds=2", "steps=100"]
     for shard in ("1/3", "2/3", "3/3", "1/1"):
-        assert study.COMMAND([*words, f"shard={shard}"]) == 0
+        assert study.COMMAND([*arguments, f"shard={shard}"]) == 0
     assert len(ran) == len(set(ran)) == 12
     assert "12 trainings, 12 in this shard, 0 open" in capsys.readouterr().out
     assert {p.name for p in out.glob("*.*") if p.suffix != ".json"} == {"learning.csv", "report.md", "shares.png"}

@@ -95,12 +95,12 @@ def test_global_attention_equals_its_definition(resolution: tuple[int, int] | No
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [({"heads": 5}, "heads=5"), ({"resolution": 0}, "resolution=0"), ({"qk_scale": 0.0}, "qk_scale=0.0")],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
-def test_impossible_options_are_refused(options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_impossible_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         LITBlock(32, **options)
 
 

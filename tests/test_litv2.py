@@ -83,7 +83,7 @@ def test_share_of_heads_is_rounded_down(heads: int, alpha: float, window_size: i
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"heads": 5}, "c1=32 must be a multiple of heads=5"),
         ({"heads": 0}, "heads=0"),
@@ -95,8 +95,8 @@ def test_share_of_heads_is_rounded_down(heads: int, alpha: float, window_size: i
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
-def test_impossible_options_are_refused(options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_impossible_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         HiLo(32, **options)
 
 
@@ -237,7 +237,7 @@ def test_misfits_of_the_authors_weights_are_listed_under_their_names() -> None:
     kwargs = {"dim": 32, "num_heads": 4, "qkv_bias": True}
     with pytest.raises(official.OfficialWeightsError) as e:
         official.load("hilo", kwargs, state)
-    for words in ("missing l_q.weight (16, 32)", "unknown sr.weight (3,)", "l_kv.weight: (32, 30) given, (32, 32)"):
-        assert words in str(e.value)
+    for part in ("missing l_q.weight (16, 32)", "unknown sr.weight (3,)", "l_kv.weight: (32, 30) given, (32, 32)"):
+        assert part in str(e.value)
     with pytest.raises(official.OfficialWeightsError, match="window"):
         official.load("hilo", {**kwargs, "window": 2}, state)

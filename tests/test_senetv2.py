@@ -19,7 +19,7 @@ def test_equals_parallel_dense_layers() -> None:
     torch.testing.assert_close(module(x), x + x * gate[:, :, None, None])
 
 
-@pytest.mark.parametrize("options, words", [({"reduction": 33}, "at most 32"), ({"branches": 0}, "branches=0")])
-def test_options_that_cannot_work_say_so(options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize("options, message", [({"reduction": 33}, "at most 32"), ({"branches": 0}, "branches=0")])
+def test_options_that_cannot_work_say_so(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SqueezeAggregatedExcitation(32, **options)

@@ -134,7 +134,7 @@ def test_one_kernel_is_its_branch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         (lambda: SKAttention(32, (3, 4)), "odd"),
         (lambda: SKAttention(32, ()), "at least one"),
@@ -148,8 +148,8 @@ def test_one_kernel_is_its_branch() -> None:
         (lambda: SKNetBackbone("34"), "Sizes: 26, 50, 101"),
     ],
 )
-def test_options_that_cannot_work_say_so(make, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_options_that_cannot_work_say_so(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 

@@ -233,7 +233,7 @@ def test_classification_weights_reach_every_layer_of_the_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    "build, words",
+    "build, message",
     [
         (lambda: ScaleAwareModulation(20, 3), ["c1=20", "heads=3"]),
         (lambda: ScaleAwareModulation(16, 0), ["heads=0"]),
@@ -246,10 +246,10 @@ def test_classification_weights_reach_every_layer_of_the_backbone() -> None:
         (lambda: SMT("t", depth=(1, 1, 1, 1)), ["depth", "depths"]),
     ],
 )
-def test_what_cannot_be_built_says_why(build, words) -> None:
+def test_what_cannot_be_built_says_why(build, message) -> None:
     with pytest.raises(ValueError) as error:
         build()
-    assert all(word in str(error.value) for word in words)
+    assert all(part in str(error.value) for part in message)
 
 
 def test_foreign_arguments_and_weights_are_refused() -> None:

@@ -79,7 +79,7 @@ def _items_fit(value: Sequence[Any], kind: type, arguments: tuple[Any, ...]) -> 
 
 
 def expected(annotation: Any) -> str:
-    """What an annotation asks for, in words."""
+    """What an annotation asks for, as text."""
     if annotation in _NAMES or annotation is None:
         return _NAMES[annotation or NoneType]
     origin, arguments = get_origin(annotation), get_args(annotation)

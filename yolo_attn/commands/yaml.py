@@ -41,10 +41,10 @@ def generate(command: str) -> Generated:
     """
     made: Generated | None = None
     for part in command.split(PIPE):
-        words = shlex.split(part)
-        if " ".join(words[:2]) + " " != PREFIX:
+        arguments = shlex.split(part)
+        if " ".join(arguments[:2]) + " " != PREFIX:
             raise ModelError(f"{part!r} does not start with {PREFIX.strip()!r}.")
-        made = _generate(COMMAND.parse(words[2:]), made)
+        made = _generate(COMMAND.parse(arguments[2:]), made)
     assert made is not None
     return made
 

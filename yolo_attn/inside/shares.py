@@ -1,4 +1,4 @@
-"""What shares of the signal mean: numbers and words, without PyTorch.
+"""What shares of the signal mean: numbers and verdicts, without PyTorch.
 
 A share is defined in `gates.py`; a training writes those of its blocks to gates.csv.
 """
