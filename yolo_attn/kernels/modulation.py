@@ -43,7 +43,8 @@ class Modulation(NamedTuple):
     proj: Conv
 
 
-def _trains(x_BCHW: Tensor, layers: Modulation) -> bool:
+def trains(x_BCHW: Tensor, layers: Modulation) -> bool:
+    """Whether the BatchNorm normalises with the statistics of this batch."""
     several = len(x_BCHW) * x_BCHW.shape[2:].numel() > 1
     return layers.norm is not None and layers.norm.training and several
 
@@ -57,7 +58,7 @@ def _infers(x_BCHW: Tensor, layers: Modulation) -> bool:
 LEAST = 30_000
 
 
-@kernel("scale_aware_modulation", CPU_TRAINING, least=LEAST, when=_trains)
+@kernel("scale_aware_modulation", CPU_TRAINING, least=LEAST, when=trains)
 def modulation_training(x_BCHW: Tensor, layers: Modulation) -> Tensor:
     """W_proj (m * v) with gradients, B C H W; updates the BatchNorm's running statistics."""
     s, v, heads, intra, norm, inter, proj = layers
