@@ -55,6 +55,36 @@ def test_an_option_of_the_wrong_type_says_the_right_one(arguments: list, says: s
     assert message.startswith(f"row 1 [-1, 1, SAM, {arguments!r}]: ") and says in message
 
 
+NUMBERS = [
+    (["CBAMRow", []], {"reduction": 0}, "reduction=0 must be at least 1"),
+    (["ACmixBottleneck", []], {"heads": 0}, "heads=0 must be at least 1"),
+    (["ACmixPatchwise", []], {"hidden": 0}, "hidden=0 must be at least 1"),
+    (["SAMBlock", []], {"mlp_ratio": -0.5}, "channels inside the feed-forward part; a larger `mlp_ratio`"),
+    (["CloBlock", []], {"mlp_kernel_size": -1}, "mlp_kernel_size=-1 must be at least 1"),
+    (["SKUnit", []], {"stride": 0}, "stride=0 must be at least 1"),
+    (["SKUnit", []], {"expansion": 0.0}, "expansion=0.0 leaves no channel of c2=16"),
+    (["SMTPatchEmbed", [64]], {"k": -1}, "k=-1 must be at least 1"),
+    (["DTM", []], {"patch_size": 0}, "patch_size=0 must be at least 1"),
+    (["InvertedResidualMobileBlock", []], {"exp_ratio": -1.0}, "exp_ratio=-1.0 leaves no channel of c1=16"),
+    (["InvertedResidualMobileBlock", []], {"dw_ks": 2}, "dw_ks=2 must be odd"),
+    (["MLCA", []], {"gamma": 0.0}, "gamma=0.0 must be above 0"),
+    (["CGA", []], {"key_dim": 0}, "key_dim=0 must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("row", "option", "says"), NUMBERS, ids=str)
+def test_a_number_out_of_range_says_the_right_range(row: list, option: dict, says: str) -> None:
+    name, arguments = row
+    message = error(model([-1, 1, name, [*arguments, option]]))
+    assert message.startswith(f"row 1 [-1, 1, {name}, ") and says in message
+
+
+def test_a_number_for_a_list_in_a_papers_network_is_refused() -> None:
+    rows = [[-1, 1, "CloFormerMaps", [{"options": {"heads": 4}}]], [-1, 1, "Level", [1]]]
+    says = error({**model(), "backbone": rows, "head": []})
+    assert says.startswith("row 0 ") and "option heads=4 must be a list, such as (" in says
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

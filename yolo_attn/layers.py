@@ -36,12 +36,28 @@ def check_heads(channels: int, heads: int, channels_name: str = "c1", heads_name
         )
 
 
+def check_least(least: float, **arguments: float) -> None:
+    """Refuse numbers that are too small.
+
+    Args:
+        least: Smallest value that fits.
+        **arguments: Name and value of each argument.
+
+    Raises:
+        ValueError: A value is below `least`.
+    """
+    for name, value in arguments.items():
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+
+
 def squeezed(channels: int, reduction: float) -> int:
     """Channels inside a bottleneck: `channels // reduction`.
 
     Raises:
-        ValueError: None would be left.
+        ValueError: None would be left, or the reduction is below 1.
     """
+    check_least(1, reduction=reduction)
     inside = int(channels // reduction)
     if inside < 1:
         raise ValueError(f"c1={channels} leaves no channel after {reduction=}; choose at most {channels}.")
@@ -321,7 +337,7 @@ class Mlp(nn.Module):
         (B, c1, H, W) -> (B, c2, H, W); with a stride (B, c2, ceil(H / stride), ceil(W / stride)) for odd kernels.
 
     Raises:
-        ValueError: No such form.
+        ValueError: No such form, no channel inside, a kernel or stride below 1.
     """
 
     def __init__(
@@ -338,6 +354,11 @@ class Mlp(nn.Module):
         super().__init__()
         if depthwise not in ("none", "before", "residual", "after"):
             raise ValueError(f'{depthwise=} must be "none", "before", "residual" or "after".')
+        if hidden < 1:
+            raise ValueError(
+                f"{hidden=} channels inside the feed-forward part; a larger `mlp_ratio` leaves at least one."
+            )
+        check_least(1, kernel_size=kernel_size, stride=stride)
         self.depthwise = depthwise
         self.fc1 = nn.Conv2d(c1, hidden, 1)
         if depthwise != "none":

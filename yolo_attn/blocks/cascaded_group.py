@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers import BatchNorm2d, ConvNorm, check_heads, pad_to
+from ..layers import BatchNorm2d, ConvNorm, check_heads, check_least, pad_to
 from ..registry import register
 
 PAPER = "https://arxiv.org/abs/2305.07027"
@@ -70,7 +70,7 @@ class GroupHead(nn.Module):
         s, (b, e, h, w) = self.window_size, q.shape
         q = pad_to(q, s, s)
         down, across = q.shape[2] // s, q.shape[3] // s
-        q = q.reshape(b, e, down, s, across, s).permute(0, 2, 4, 1, 3, 5).reshape(-1, e, s, s)
+        q = q.reshape(b, e, down, s, across, s).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
         q = self.dw.conv(q).reshape(b, down, across, e, s, s).permute(0, 3, 1, 4, 2, 5)
         return self.dw.bn(q.reshape(b, e, down * s, across * s)[:, :, :h, :w])
 
@@ -79,7 +79,7 @@ class GroupHead(nn.Module):
         s, (b, c) = self.window_size, x.shape[:2]
         x = pad_to(x, s, s)
         x = x.reshape(b, c, x.shape[2] // s, s, x.shape[3] // s, s)
-        return x.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, s * s, c)
+        return x.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 
     def from_windows(self, x_BnNC: torch.Tensor, h: int, w: int) -> torch.Tensor:
         """The inverse of `to_windows`: (B, n, N, C) -> (B, C, h, w)."""
@@ -138,8 +138,7 @@ class CascadedGroupAttention(nn.Module):
         kernels = list(kernel_sizes) * heads if len(kernel_sizes) == 1 else list(kernel_sizes)
         if len(kernels) != heads or any(k < 1 or k % 2 == 0 for k in kernels):
             raise ValueError(f"{kernel_sizes=} must be odd numbers, one for all {heads=} or one for each")
-        if window_size < 1:
-            raise ValueError(f"{window_size=} must be at least 1")
+        check_least(1, window_size=window_size, key_dim=key_dim)
         if padding not in ("mask", "zero"):
             raise ValueError(f"{padding=} must be 'mask' (positions of the map only) or 'zero' (as the authors)")
         self.window_size = window_size

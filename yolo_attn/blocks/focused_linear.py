@@ -132,7 +132,7 @@ class FocusedLinearAttention(nn.Module):
         """Linear attention of queries (B, C, H, W) over keys and values -> (B, h, D, N)."""
         q_BhDN, q_size_Bh1N = self.focus(q)
         k_BhDM, k_size_Bh1M = self.focus(k)
-        v_BhDM = v.reshape(v.shape[0], self.heads, v.shape[1] // self.heads, -1)
+        v_BhDM = v.reshape(v.shape[0], self.heads, v.shape[1] // self.heads, v.shape[2] * v.shape[3])
         # Factors that all keys of a head, or one query, have in common cancel, except in the 1e-6 that prevents 0 / 0.
         largest_Bh11 = k_size_Bh1M.amax(3, keepdim=True).clamp_min(1e-30)
         k_BhDM = k_BhDM * (k_size_Bh1M / largest_Bh11)
@@ -154,7 +154,7 @@ class FocusedLinearAttention(nn.Module):
         """
         u = u.to(torch.promote_types(u.dtype, torch.float32))
         t = (F.relu(u) + 1e-6) / F.softplus(self.scale.to(u.dtype))
-        t_BhDN = t.reshape(t.shape[0], self.heads, t.shape[1] // self.heads, -1)
+        t_BhDN = t.reshape(t.shape[0], self.heads, t.shape[1] // self.heads, t.shape[2] * t.shape[3])
         peak_Bh1N = t_BhDN.amax(2, keepdim=True)
         top_B11N = peak_Bh1N.amax(1, keepdim=True)
         unit_BhDN = t_BhDN / peak_Bh1N

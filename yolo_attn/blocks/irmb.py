@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, DropPath, Fusible, LayerNorm2d, check_heads
+from ..layers import BatchNorm2d, DropPath, Fusible, LayerNorm2d, check_heads, check_least
 from ..registry import register, suggest
 
 
@@ -70,7 +70,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, c1: int, ratio: float, act: str) -> None:
         super().__init__()
-        inside = round(c1 * ratio)
+        inside = max(round(c1 * ratio), 1)
         self.conv_reduce = nn.Conv2d(c1, inside, 1)
         self.act = ACTIVATIONS[act]()
         self.conv_expand = nn.Conv2d(inside, c1, 1)
@@ -155,6 +155,11 @@ class InvertedResidualMobileBlock(Fusible):
         for option, value, known in (("norm", norm, NORMS), ("act", act, ACTIVATIONS), ("padding", padding, PADDINGS)):
             if value not in known:
                 raise ValueError(f"{option}={value!r} is none of {', '.join(known)}.{suggest(str(value), known)}")
+        check_least(1, stride=stride, dilation=dilation, dw_ks=dw_ks)
+        if mid < 1:
+            raise ValueError(f"{exp_ratio=} leaves no channel of {c1=}; it must be at least {1 / c1:.2g}.")
+        if has_skip and stride == 1 and c1 == c2 and dw_ks % 2 == 0:
+            raise ValueError(f"{dw_ks=} must be odd, so that the skip has the size of what it is added to.")
         if attn:
             check_heads(c1, dim_head, heads_name="dim_head")
         if attn and mid % (c1 // dim_head) and (v_group or not attn_pre):
@@ -203,7 +208,7 @@ class InvertedResidualMobileBlock(Fusible):
         if self.padding == "zero":
             x, edge = F.pad(x, edge), (0, 0, 0, 0)
         elif self.window_size > 0:
-            real = F.pad(torch.ones_like(x[:1, :1]), edge).expand(1, self.heads, -1, -1)
+            real = F.pad(x.new_ones((1, 1, h, w)), edge).expand(1, self.heads, -1, -1)
             mask_1n1N = (1 - to_windows(real, self.heads, window).transpose(2, 3)) * torch.finfo(x.dtype).min
         qk = F.pad(self.qk(x), edge)
         v = F.pad(x if self.attn_pre else self.expand(x), edge)

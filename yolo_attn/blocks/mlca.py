@@ -78,6 +78,8 @@ class MixedLocalChannelAttention(nn.Module):
         super().__init__()
         if local_size < 1:
             raise ValueError(f"{local_size=} must be at least 1 region per side")
+        if gamma <= 0:
+            raise ValueError(f"{gamma=} must be above 0; it divides the logarithm of the channels.")
         t = int(abs(math.log(c1, 2) + b) / gamma)
         k = t if t % 2 else t + 1
         self.local_size, self.local_weight = local_size, local_weight

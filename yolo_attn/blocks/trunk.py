@@ -101,7 +101,7 @@ class Trunk(Fusible):
         """All entries of a size with options of one's own.
 
         Raises:
-            ValueError: Unknown size or option.
+            ValueError: Unknown size or option, or a number for a list.
         """
         size = str(size)
         if size not in cls.sizes:
@@ -111,6 +111,9 @@ class Trunk(Fusible):
         if unknown:
             hint = suggest(unknown[0], config)
             raise ValueError(f"{cls.title} has no option {unknown[0]!r}.{hint} Options: {', '.join(config)}.")
+        for name, value in options.items():
+            if isinstance(config[name], (list, tuple)) and not isinstance(value, (list, tuple)):
+                raise ValueError(f"{cls.title}'s option {name}={value!r} must be a list, such as {config[name]!r}.")
         return config | dict(options)
 
     @staticmethod

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...layers import BatchNorm2d, ConvNorm, Fusible, LayerNorm2d, Mlp, pad_to
+from ...layers import BatchNorm2d, ConvNorm, Fusible, LayerNorm2d, Mlp, check_least, pad_to
 from ...registry import register
 from ..trunk import TransformerBlock
 from .operator import CODE, PAPER, TITLE, ACmix
@@ -72,6 +72,7 @@ class ACmixBottleneck(Fusible):
     ) -> None:
         super().__init__()
         c2 = c2 or c1
+        check_least(1, heads=heads, stride=stride, hidden=hidden or 1)
         hidden = hidden or -(-c2 // (4 * heads)) * heads
         self.conv1 = nn.Conv2d(c1, hidden, 1, bias=False)
         self.bn1: nn.Module = BatchNorm2d(hidden)

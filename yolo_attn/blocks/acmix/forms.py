@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...kernels.window import Window, mirror_pad
-from ...layers import check_heads
+from ...layers import check_heads, check_least
 from ...registry import register
 from .operator import CODE, PAPER, TITLE, ConvolutionPath, head_by_head, neighbor_sum
 
@@ -82,6 +82,7 @@ class ACmixPatchwise(nn.Module):
         self.heads, self.head_dim = heads, c2 // heads
         self.kernel_att, self.stride, self.dilation = kernel_att, stride, dilation
         self.qkv = nn.Conv2d(c1, 3 * c2, 1)  # channels ordered (D, 3, h)
+        check_least(1, hidden=hidden)
         # The first layer on [q, all k], without laying the k side by side: a K x K convolution of k, and one of q.
         self.from_q = nn.Conv2d(c2, hidden * heads, 1, stride, groups=heads)
         self.from_k = nn.Conv2d(c2, hidden * heads, kernel_att, stride, dilation=dilation, groups=heads, bias=False)

@@ -167,7 +167,7 @@ class ACmix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
         qkv_BD3hHW = head_by_head(self.qkv(x), self.heads, self.head_dim)
-        position_DHW = self.conv_p(place(qkv_BD3hHW, self.conv_p.weight.dtype))[0]
+        position_DHW = self.conv_p(place(qkv_BD3hHW, self.rate_att.dtype))[0]
         att_BhDPQ = self.attend(qkv_BD3hHW, position_DHW)
         return self.att(self.rate_att * att_BhDPQ.flatten(1, 2)) + self.conv(qkv_BD3hHW, self.rate_conv)
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ...layers import BatchNorm2d, ConvNorm, DropPath, Fusible, Mlp
+from ...layers import BatchNorm2d, ConvNorm, DropPath, Fusible, Mlp, check_least
 from ...registry import register
 from .operator import CODE, PAPER, TITLE, AttnConv
 
@@ -97,6 +97,7 @@ class CloBlock(nn.Module):
         pooling: str = "ceil",
     ) -> None:
         super().__init__()
+        check_least(1, mlp_kernel_size=mlp_kernel_size)
         if self.stride == 1 and mlp_kernel_size % 2 == 0:
             raise ValueError(f"{mlp_kernel_size=} must be odd, so that main path and shortcut have the same size")
         self.norm1 = nn.GroupNorm(1, c1)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import BatchNorm2d, Fusible, check_heads, pad_to
+from ...layers import BatchNorm2d, Fusible, check_heads, check_least, pad_to
 from ...registry import register
 
 LIT: dict[str, Any] = {
@@ -76,6 +76,7 @@ class DTM(Fusible):
             raise ValueError(f'{rounding=} must be "ceil" or "floor" (the authors\' numbers).')
         c2 = c2 or c1
         self.patch_size, self.rounding = pair(patch_size), rounding
+        check_least(1, patch_size=min(self.patch_size))
         taps = self.patch_size[0] * self.patch_size[1]
         self.conv_offset = nn.Conv2d(c1, 2 * taps, self.patch_size, self.patch_size)
         self.conv = nn.Conv2d(c1 * taps, c2, 1)  # over the samples: channel c of tap t is channel c * taps + t

@@ -146,7 +146,7 @@ class HiLo(nn.Module):
         if qkv.stride(1) == 1:  # channels_last; positions of windows are gathered ten times faster from whole rows
             qkv = qkv.contiguous()
         # Three copies rather than one, so that only what the backward pass needs is saved: q scaled, k, v.
-        q_BhDTn, k_BhDTn, v_BhDTn = (self._windows(z).unflatten(1, (h, -1)) for z in qkv.chunk(3, 1))
+        q_BhDTn, k_BhDTn, v_BhDTn = (self._windows(z).unflatten(1, (h, self.head_dim)) for z in qkv.chunk(3, 1))
         attend = self._attend_by_position if s == 2 else self._attend_by_window
         y_BhDTn = attend(q_BhDTn, k_BhDTn, v_BhDTn, mask_1Tn)
         batch, rows, columns = qkv.shape[0], qkv.shape[2] // s, qkv.shape[3] // s
@@ -157,7 +157,7 @@ class HiLo(nn.Module):
         """The positions of each window as a dimension of their own: (B, C, H, W) -> (B, C, T, n)."""
         s, (batch, channels, height, width) = self.window_size, x.shape
         x = x.reshape(batch, channels, height // s, s, width // s, s).permute(0, 1, 3, 5, 2, 4)
-        return x.reshape(batch, channels, s * s, -1)
+        return x.flatten(4).flatten(2, 3)
 
     def _attend_by_position(self, q_BhDTn: Tensor, k_BhDTn: Tensor, v_BhDTn: Tensor, mask_1Tn: Tensor | None) -> Tensor:
         """Attention for small windows: sums over D and T, vectorised over windows; no tiny matrix products."""
@@ -169,23 +169,21 @@ class HiLo(nn.Module):
 
     def _attend_by_window(self, q_BhDTn: Tensor, k_BhDTn: Tensor, v_BhDTn: Tensor, mask_1Tn: Tensor | None) -> Tensor:
         """Attention for larger windows: one matrix product per head and window; the weights are never held."""
-        batch, h, d, t, _ = q_BhDTn.shape
+        h, t = q_BhDTn.shape[1], q_BhDTn.shape[3]
         # Windows go with the heads, not the batch: CUDA kernels take at most 65535 batch items.
-        q_BmTD, k_BmTD, v_BmTD = (
-            z.permute(0, 1, 4, 3, 2).reshape(batch, -1, t, d) for z in (q_BhDTn, k_BhDTn, v_BhDTn)
-        )
+        q_BmTD, k_BmTD, v_BmTD = (z.permute(0, 1, 4, 3, 2).flatten(1, 2) for z in (q_BhDTn, k_BhDTn, v_BhDTn))
         keep_1mTT = None
         if mask_1Tn is not None:
             keep_1mTT = ~mask_1Tn.transpose(1, 2).repeat(1, h, 1)[:, :, None].expand(-1, -1, t, -1)
         y_BmTD = F.scaled_dot_product_attention(q_BmTD, k_BmTD, v_BmTD, keep_1mTT, self._dropout, scale=self.scale)
-        return y_BmTD.reshape(batch, h, -1, t, d).permute(0, 1, 4, 3, 2)
+        return y_BmTD.unflatten(1, (h, q_BhDTn.shape[4])).permute(0, 1, 4, 3, 2)
 
     def _lo_fi(self, q: Tensor, kv: Tensor) -> Tensor:
         """Attention of every position to the pooled map; (B, l D, H, W), (B, 2 l D, P, Q) -> (B, l D, H, W)."""
         batch, _, height, width = q.shape
         # Channels innermost in memory, or the CPU routine holds all N x M weights; its output has the layout of q.
-        q_BlND = q.flatten(2).transpose(1, 2).contiguous().unflatten(2, (self.l_heads, -1)).transpose(1, 2)
-        kv_BM2lD = kv.flatten(2).transpose(1, 2).contiguous().unflatten(2, (2, self.l_heads, -1))
+        q_BlND = q.flatten(2).transpose(1, 2).contiguous().unflatten(2, (self.l_heads, self.head_dim)).transpose(1, 2)
+        kv_BM2lD = kv.flatten(2).transpose(1, 2).contiguous().unflatten(2, (2, self.l_heads, self.head_dim))
         k_BlMD, v_BlMD = kv_BM2lD.permute(2, 0, 3, 1, 4).unbind(0)
         y_BlND = F.scaled_dot_product_attention(q_BlND, k_BlMD, v_BlMD, dropout_p=self._dropout, scale=self.scale)
         return y_BlND.transpose(1, 2).reshape(batch, height, width, self.l_dim).permute(0, 3, 1, 2)

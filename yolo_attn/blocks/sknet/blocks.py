@@ -57,6 +57,8 @@ class SKUnit(nn.Module):
         super().__init__()
         c2 = c2 or c1
         width = int(c2 * expansion)
+        if width < 1:
+            raise ValueError(f"{expansion=} leaves no channel of {c2=}; it must be at least {1 / c2:.2g}.")
         self.reduce = ConvNorm(c1, width, act=nn.ReLU(inplace=True))
         self.sk = SKConv(width, width, stride, branches, groups, reduction, L)
         self.increase = ConvNorm(width, c2)

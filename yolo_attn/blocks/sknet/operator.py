@@ -27,7 +27,7 @@ from torch import nn
 
 from ...kernels import accelerated, eligibility, selection
 from ...kernels.eligibility import Conv
-from ...layers import BatchNorm2d, ConvNorm, Fusible
+from ...layers import BatchNorm2d, ConvNorm, Fusible, check_least
 from ...registry import register
 
 PAPER = "https://arxiv.org/abs/1903.06586"
@@ -129,8 +129,7 @@ class SelectiveKernel(Fusible):
         branch_c1 = c1 // len(kernels) if split_input else c1
         if groups < 1 or branch_c1 % groups or c2 % groups:
             raise ValueError(f"{groups=} must divide the channels of every branch, {branch_c1} in and {c2} out")
-        if hidden < 1:
-            raise ValueError(f"{hidden=} must be at least 1")
+        check_least(1, hidden=hidden, stride=stride)
         self.convs = nn.ModuleList(
             Branch(branch_c1, c2, k, stride, d, groups, bias, act() if act else nn.ReLU(inplace=True))
             for k, d in zip(kernels, dilations, strict=True)
@@ -205,6 +204,7 @@ class SKAttention(SelectiveKernel):
         L: int = 32,
         bias: bool = False,
     ) -> None:
+        check_least(1, reduction=reduction)
         hidden = max(L, c1 // reduction)
         super().__init__(c1, c1, kernels, groups=groups, hidden=hidden, bias=bias, fuse_norm=False)
 
@@ -248,8 +248,7 @@ class SKConv(SelectiveKernel):
         L: int = 32,
     ) -> None:
         c2 = c2 or c1
-        if branches < 1:
-            raise ValueError(f"{branches=} must be at least 1")
+        check_least(1, branches=branches, reduction=reduction)
         groups = groups or math.gcd(32, c1, c2)
         dilations = range(1, branches + 1)
         super().__init__(c1, c2, (3,) * branches, dilations, stride, groups, max(L, c2 // reduction))

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ...layers import BatchNorm2d, Fusible, LayerNorm2d, init_transformer, pad_to
+from ...layers import BatchNorm2d, Fusible, LayerNorm2d, check_least, init_transformer, pad_to
 from ...registry import register, suggest
 from ..trunk import Backbone, Classifier, Trunk
 from .blocks import MSABlock, SAMBlock
@@ -65,6 +65,8 @@ class SMTStem(Fusible):
         self, c1: int = 3, c2: int = 64, k: int = 3, keep_edge: bool = True, padding: int | None = None
     ) -> None:
         super().__init__()
+        check_least(1, k=k)
+        check_least(0, padding=padding or 0)
         self.conv1 = nn.Conv2d(c1, c2, k, 2, k // 2 if padding is None else padding, bias=False)
         self.bn: nn.Module = BatchNorm2d(c2)
         self.act = nn.ReLU()
@@ -100,6 +102,7 @@ class SMTPatchEmbed(nn.Module):
         super().__init__()
         if k % 2 == 0:
             raise ValueError(f"{k=} must be odd, so that patches overlap evenly; the authors use 3.")
+        check_least(1, k=k, stride=stride)
         self.proj = nn.Conv2d(c1, c2, k, stride, k // 2)
         self.norm = LayerNorm2d(c2)
         init_transformer(self)
