@@ -52,6 +52,38 @@ def test_damaged_files_are_written_again(tmp_path, task):
     assert images[-1].stat().st_mtime_ns == untouched
 
 
+def test_a_label_file_that_ends_after_a_whole_line_is_written_again(tmp_path):
+    root = shapes.make(tmp_path / "shapes", train=4, val=2)
+    before = contents(root)
+    cut = next(p for p in sorted(root.rglob("*.txt")) if p.read_text().count("\n") > 1)
+    cut.write_text(cut.read_text().splitlines(keepends=True)[0])
+    shapes.make(root, train=4, val=2)
+    assert contents(root) == before
+
+
+def test_labels_that_a_user_added_stay(tmp_path):
+    root = shapes.make(tmp_path / "shapes", train=4, val=2)
+    edited = next(root.rglob("*.txt"))
+    edited.write_text(edited.read_text() + "0 0.5 0.5 0.1 0.1\n")
+    before = contents(root)
+    shapes.make(root, train=4, val=2)
+    assert contents(root) == before
+
+
+def test_a_dataset_without_recorded_lengths_is_accepted_and_repaired(tmp_path):
+    root = shapes.make(tmp_path / "shapes", train=4, val=2)
+    before = contents(root)
+    manifest = root / "shapes.json"
+    recipe = json.loads(manifest.read_text())
+    del recipe["bytes"]
+    manifest.write_text(json.dumps(recipe))
+    shapes.make(root, train=4, val=2)
+    assert json.loads(manifest.read_text()) == recipe
+    (root / "images/train/000001.png").write_bytes(b"")
+    shapes.make(root, train=4, val=2)
+    assert contents(root) == before
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, error):
     real = scene.scene
@@ -107,10 +139,24 @@ def test_the_temporary_files_of_a_running_process_stay(tmp_path):
 
 
 def test_processes_that_start_at_once_make_one_dataset(tmp_path):
-    processes = [python(MAKE, tmp_path / "shapes", 30) for _ in range(3)]
-    assert [p.wait(120) for p in processes] == [0, 0, 0]
+    processes = [python(MAKE, tmp_path / "shapes", 30) for _ in range(4)]
+    assert [p.wait(120) for p in processes] == [0] * 4
     assert os.listdir(tmp_path) == ["shapes"]
     assert len(list((tmp_path / "shapes/images").rglob("*.png"))) == 33
+
+
+def test_a_temporary_folder_that_another_process_probes_is_not_used(tmp_path, monkeypatch):
+    real, held = shapes._lock, []
+
+    def probed(scratch):
+        if not held:
+            held.append(real(scratch))
+            held[0].acquire()
+        return real(scratch)
+
+    monkeypatch.setattr(shapes, "_lock", probed)
+    with shapes._scratch(tmp_path / "shapes") as scratch:
+        assert held and held[0].lock_file != f"{scratch}.lock"
 
 
 def test_the_slower_of_two_runs_accepts_the_result_of_the_faster_one(tmp_path, monkeypatch):

@@ -36,6 +36,8 @@ FOLDERS = {
 #: Argument -> smallest and largest value.
 RANGES = {"train": (1, 10**6), "val": (1, 10**6), "size": (32, 2048), "seed": (0, 2**32 - 1)}
 _MANIFEST = "shapes.json"
+#: The manifest's entry with the lengths of all files in bytes, in the order of `_files`.
+_LENGTHS = "bytes"
 _SPLITS = ("train", "val")
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -51,7 +53,7 @@ def make(
 
     The files are written into a new folder beside `root`, which is renamed when complete: `root` never holds a part of
     the dataset, however many processes start at once and however they end. In a folder that holds this very dataset,
-    files that are missing, truncated or empty are written again; the others are left alone.
+    files that are missing, or shorter than they were written, are written again; the others are left alone.
 
     Args:
         root: The dataset's folder.
@@ -88,7 +90,7 @@ def make(
         with _scratch(root) as scratch:
             for name in wanted:
                 _write(scratch, name, recipe)
-            _publish(scratch, root, recipe)
+            _publish(scratch, root, recipe, wanted)
     except _OccupiedError:
         raise
     except OSError as error:
@@ -129,8 +131,13 @@ def _label_file(name: str) -> str:
     return f"{name.replace('images/', 'labels/', 1)}.txt"
 
 
+def _paths(name: str, recipe: dict) -> tuple[str, ...]:
+    """Name the files of an image, relative to the dataset's folder."""
+    return (f"{name}.png",) if recipe["task"] == "classify" else (f"{name}.png", _label_file(name))
+
+
 def _incomplete(root: Path, recipe: dict) -> list[str]:
-    """Return the images that are to be written: all, or those with a missing, truncated or empty file."""
+    """Return the images that are to be written: all, or those with a file that is missing or was truncated."""
     manifest = root / _MANIFEST
     if not manifest.is_file():
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -140,13 +147,12 @@ def _incomplete(root: Path, recipe: dict) -> list[str]:
         return _files(recipe)
     with contextlib.suppress(ValueError):
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found == recipe:
-            labelled = recipe["task"] != "classify"
+        if isinstance(found, dict) and {**found, _LENGTHS: None} == {**recipe, _LENGTHS: None}:
+            least = _lengths(found)
             return [
                 name
                 for name in _files(recipe)
-                if not _ends_with(root / f"{name}.png", _PNG_END)
-                or (labelled and not _ends_with(root / _label_file(name), b"\n"))
+                if not all(_whole(root / path, least.get(path, 0)) for path in _paths(name, recipe))
             ]
         if isinstance(found, dict):
             different = ", ".join(f"{k}={v}, there {found.get(k)}" for k, v in recipe.items() if found.get(k) != v)
@@ -156,12 +162,21 @@ def _incomplete(root: Path, recipe: dict) -> list[str]:
     raise _OccupiedError(errno.EEXIST, f"'{manifest}' is damaged; move the folder away or name another dir=")
 
 
-def _ends_with(path: Path, end: bytes) -> bool:
-    """Whether a file exists and has this end, which it loses when it is truncated."""
+def _lengths(found: dict) -> dict[str, int]:
+    """Path -> length of every file as it was written; empty for a dataset of a version that did not record it."""
+    paths = [path for name in _files(found) for path in _paths(name, found)]
+    lengths = found.get(_LENGTHS)
+    return dict(zip(paths, lengths, strict=True)) if isinstance(lengths, list) and len(lengths) == len(paths) else {}
+
+
+def _whole(path: Path, length: int) -> bool:
+    """Whether a file exists, is at least so long, and has the end that it loses when it is truncated."""
+    end = _PNG_END if path.suffix == ".png" else b"\n"
     try:
         with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
             file.seek(-len(end), os.SEEK_END)
-            return file.read() == end
+            return size >= length and file.read() == end
     except OSError:  # missing, or shorter than its end
         return False
 
@@ -218,13 +233,16 @@ def _remove_leftovers(root: Path) -> None:
 @contextlib.contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
     """Create a locked temporary folder beside `root` and remove it afterwards."""
+    from filelock import Timeout
+
     while True:
         scratch = root.parent / f"{_prefix(root)}{uuid.uuid4().hex[:12]}"
         lock = _lock(scratch)
-        lock.acquire()
-        if Path(lock.lock_file).exists():  # otherwise another process removed it before it was locked
-            break
-        lock.release()
+        with contextlib.suppress(Timeout):  # another process looks whether this is a leftover, and removes it
+            lock.acquire()
+            if Path(lock.lock_file).exists():  # otherwise another process removed it before it was locked
+                break
+            lock.release()
     try:
         scratch.mkdir()  # not mkdtemp: its folders are closed to other users
         yield scratch
@@ -234,20 +252,29 @@ def _scratch(root: Path) -> Iterator[Path]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _publish(scratch: Path, root: Path, recipe: dict) -> None:
+def _publish(scratch: Path, root: Path, recipe: dict, written: list[str]) -> None:
     """Move what was written to `root`: by one rename if there is no dataset yet, otherwise file by file."""
-    _put(scratch / _MANIFEST, (json.dumps(recipe, indent=1) + "\n").encode())
-    with contextlib.suppress(OSError):
-        root.rmdir()  # if empty; Windows cannot rename onto an existing folder
-    try:
-        os.rename(scratch, root)
-        return
-    except OSError:
-        if not root.exists():
-            raise
+    if written == _files(recipe):
+        _write_manifest(scratch, scratch, recipe)
+        with contextlib.suppress(OSError):
+            root.rmdir()  # if empty; Windows cannot rename onto an existing folder
+        try:
+            os.rename(scratch, root)
+            return
+        except OSError:
+            if not root.exists():
+                raise
     for name in _incomplete(root, recipe):  # another process was faster, or some files are written again
-        for file in (f"{name}.png", _label_file(name)):
+        for file in _paths(name, recipe):
             new, old = scratch / file, root / file
             if new.is_file() and not (old.is_file() and old.read_bytes() == new.read_bytes()):
                 old.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(new, old)
+    _write_manifest(scratch, root, recipe)  # another version of OpenCV may compress images to other lengths
+    os.replace(scratch / _MANIFEST, root / _MANIFEST)
+
+
+def _write_manifest(folder: Path, root: Path, recipe: dict) -> None:
+    """Write the manifest of the dataset in `root` into `folder`."""
+    lengths = [(root / path).stat().st_size for name in _files(recipe) for path in _paths(name, recipe)]
+    _put(folder / _MANIFEST, (json.dumps({**recipe, _LENGTHS: lengths}) + "\n").encode())
