@@ -6,35 +6,12 @@ import torch
 from torch import nn
 
 from yolo_attn import registry
+from yolo_attn.checks.subject import CHANNELS, build, inputs
 from yolo_attn.layers import LayerScale, fuse
 
-CHANNELS = 32
 # Rows with several outputs, or of other channels than c2, are tested in test_backbones.py.
 BLOCKS = [b for b in registry.list_blocks() if not b.carrier and not hasattr(b.cls, "out_channels")]
-
-
-def build(block: registry.Block) -> nn.Module:
-    """The block with its defaults, from 32 channels to as many."""
-    torch.manual_seed(0)
-    c1 = [CHANNELS, CHANNELS] if block.many else CHANNELS
-    args = (c1, CHANNELS) if block.takes_c2 else (c1,)
-    module = block.cls(*args)
-    # Zero-initialised layers would hide whatever happens before them.
-    for p in module.parameters():
-        if not p.is_meta and p.dim() and not p.any():
-            nn.init.normal_(p, std=0.1)
-    return module
-
-
-def inputs(block: registry.Block, b: int, h: int, w: int, scale: float = 1.0) -> list[torch.Tensor]:
-    """Its inputs (b, 32, h, w), reproducible."""
-    g = torch.Generator().manual_seed(b * 10000 + h * 100 + w)
-    return [torch.randn(b, CHANNELS, h, w, generator=g) * scale for _ in range(2 if block.many else 1)]
-
-
-def run(block: registry.Block, module: nn.Module, xs: list[torch.Tensor]) -> torch.Tensor:
-    """Call it as a model does."""
-    return module(xs) if block.many else module(*xs)
+__all__ = ["BLOCKS", "CHANNELS", "assert_folds", "build", "inputs", "random_norms"]
 
 
 def random_norms(module: nn.Module) -> nn.Module:

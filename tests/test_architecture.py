@@ -14,7 +14,7 @@ LAYERS = (
     ("__main__",),
     ("commands",),
     ("loading",),
-    ("detect", "inside", "patches", "training"),
+    ("checks", "detect", "inside", "patches", "training"),
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),
     ("rows", "registry", "record", "carriers", "layers", "kernels"),
