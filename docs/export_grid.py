@@ -1,17 +1,18 @@
 """Fill docs/export.csv and docs/export.md: which block exports to which format with equal numbers.
 
-    python docs/export_grid.py            the five blocks, every format, static and dynamic; takes minutes
+    python docs/export_grid.py                  the five blocks and stock, every format; takes minutes
+    python docs/export_grid.py ncnn mnn         these columns alone; the others stay
 
-Each cell of the grid exports the shipped model of one block, runs the exported file by itself and compares its outputs
-with PyTorch's. The BatchNorms that start at gamma zero get random weights first; otherwise the blocks would have no
-effect on the output.
+Packages of some formats conflict, so the columns can be filled in several environments. Each cell of the grid exports
+the shipped model of one block, runs the exported file by itself and compares its outputs with PyTorch's. The
+BatchNorms that start at gamma zero get random weights first; otherwise the blocks would have no effect on the output.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
+import importlib.metadata
 import io
 import os
 import shutil
@@ -19,19 +20,51 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from yolo_attn.atomic import write_text
-from yolo_attn.measure.exported import FORMATS, TOLERANCE, compare, difference, quiet_export, random_images
+from yolo_attn.measure.exported import TOLERANCE, compare, difference, quiet_export, random_images
+from yolo_attn.measure.runtimes import PACKAGES
 
 DOCS = Path(__file__).resolve().parent
-BLOCKS = ("sam", "hilo", "sk", "attnconv", "acmix")
+STOCK = "stock"
+BLOCKS = (STOCK, "sam", "hilo", "sk", "attnconv", "acmix")
 SHAPES = ("static", "dynamic")
-IMGSZ = 64
-FIELDS = ("block", "model", "format", "shape", "inputs", "difference", "blocks_change", "verdict")
+SIDES = ((160, 128), (192, 160))  # the deepest maps are 5 x 4 and 6 x 5: odd and even
+FIELDS = ("block", "model", "format", "shape", "inputs", "difference", "blocks_change", "versions", "verdict")
+CONVERTED = "converted, not run"
+
+
+class Column(NamedTuple):
+    """A format with its options.
+
+    Attributes:
+        format: Format of Ultralytics' exporter.
+        shapes: Out of `SHAPES`.
+        packages: What converts and runs it, for the versions.
+        options: Further arguments of the export.
+    """
+
+    format: str
+    shapes: tuple[str, ...]
+    packages: tuple[str, ...]
+    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+COLUMNS = {
+    "torchscript": Column("torchscript", SHAPES, ()),
+    "onnx": Column("onnx", SHAPES, ("onnx", "onnxruntime")),
+    "onnx opset 13": Column("onnx", ("static",), ("onnx", "onnxruntime"), {"opset": 13}),
+    "openvino": Column("openvino", SHAPES, ("openvino",)),
+    "ncnn": Column("ncnn", ("static",), ("pnnx", "ncnn")),
+    "mnn": Column("mnn", ("static",), ("MNN",)),
+    "coreml": Column("coreml", ("static",), ("coremltools",)),
+    "litert": Column("litert", ("static",), ("litert-torch", "ai-edge-litert")),
+    "executorch": Column("executorch", ("static",), ("executorch",)),
+}
 
 PAGE = """# Export
 
@@ -39,64 +72,104 @@ PAGE = """# Export
 
     yolo-attn export model=runs/detect/train/weights/best.pt format=onnx dynamic=1
 
-exports a checkpoint through Ultralytics, runs the file with the runtime of its format (torch.jit, ONNX Runtime or
-OpenVINO), and prints the largest difference from PyTorch. `yolo export` exports to these and all other formats, without
-the comparison.
+exports a checkpoint through Ultralytics, runs the file with the runtime of its format, and prints the largest
+difference from PyTorch. `yolo export` exports to the same formats and others, without the comparison.
 
 ## The five blocks
 
 {table}
 
-The number is the largest difference from PyTorch over both inputs: boxes relative to the largest coordinate, scores
+The number is the largest difference from PyTorch over all inputs: boxes relative to the largest coordinate, scores
 relative to the largest score. Up to {tolerance} counts as equal. Each model is `yolov8n-<block>.yaml` with random
-weights and open gates (the last BatchNorm of every block has a nonzero weight). Switching the blocks off changes the
-output by `blocks_change` in [export.csv](export.csv), in the same unit.
+weights and open gates (the last BatchNorm of every block has a nonzero weight); stock is `yolov8n.yaml`. Switching the
+blocks off changes the output by `blocks_change` in [export.csv](export.csv), in the same unit.
 
-* static: one export per input ({static}).
-* dynamic: one export with `dynamic=True`, run with both inputs ({dynamic}).
+* static: one export, run with {static}.
+* dynamic: one export with `dynamic=True`, run with {dynamic}. Without this option, files other than TorchScript
+  take one image size: heights and widths are constants in them, which some runtimes require.
 * TorchScript files are traces. Not every Ultralytics release accepts `dynamic=True` for this format; it makes the
   detection head compute its anchors at run time. The blocks follow the size of the input in either case.
+* coreml: the conversion alone; Core ML runs on Apple's systems only.
+* Not run: TensorRT, RKNN, Edge TPU, IMX, Axelera and other formats whose compilers or devices were not at hand, and
+  PaddlePaddle.
+
+Versions: {versions}.
 
 {failed}
+
+## When a file does not load
+
+After exporting a model with our blocks, `yolo export` loads the file with the runtime of its format, if that is
+installed. A file that does not load is removed, and the export ends with an error that names the reason. (Ultralytics
+by itself reports success for ncnn files with layers that ncnn does not have.) What each block becomes in a graph:
+[`yolo_attn/kernels/graph.py`](../yolo_attn/kernels/graph.py) and the files `export_*.py` beside it. They use
+convolutions, matrix products, softmax, elementwise operations, reshapes, slices and concatenation, with tensors of at
+most five dimensions, so formats that are not in the table are likely to work as well.
 """
 
 Row = dict[str, str]
 
 
-def main() -> int:
-    """Fill the grid and write `export.csv` and `export.md`."""
-    rows: list[Row] = []
+def main(columns: Sequence[str]) -> int:
+    """Fill the named columns of the grid, or all, and write `export.csv` and `export.md`."""
+    unknown = set(columns) - set(COLUMNS)
+    if unknown:
+        sys.exit(f"no column {', '.join(sorted(unknown))}; there are {', '.join(COLUMNS)}")
+    old = {_key(r): r for r in read(DOCS / "export.csv")}
     for block in BLOCKS:
-        for row in grid(block):
-            print(f"{row['block']} {row['format']} {row['shape']}: {row['verdict']}", flush=True)
-            rows.append(row)
+        for row in grid(block, columns or tuple(COLUMNS)):
+            print(f"{row['block']} {row['format']} {row['shape']}: {row['difference']} {row['verdict']}", flush=True)
+            old[_key(row)] = row
+    order = {(b, c, s): i for i, (b, c, s) in enumerate((b, c, s) for b in BLOCKS for c in COLUMNS for s in SHAPES)}
+    rows = sorted((r for r in old.values() if _key(r) in order), key=lambda r: order[_key(r)])
     write_text(DOCS / "export.csv", text(rows))
     write_text(DOCS / "export.md", markdown(rows))
-    return 0 if all(r["verdict"] == "equal" for r in rows) else 1
+    return 0 if all(_good(r) for r in rows) else 1
 
 
-def grid(block: str, formats: Sequence[str] = FORMATS, shapes: Sequence[str] = SHAPES) -> list[Row]:
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["block"], row["format"], row["shape"]
+
+
+def _good(row: Row) -> bool:
+    return row["verdict"] in ("equal", CONVERTED)
+
+
+def grid(block: str, columns: Sequence[str] = tuple(COLUMNS), shapes: Sequence[str] = SHAPES) -> list[Row]:
     """The rows of one block.
 
     Args:
-        block: Part of the name of a shipped model, as in yolov8n-BLOCK.yaml.
-        formats: Formats of Ultralytics' exporter, out of `FORMATS`.
-        shapes: "static": one export per input. "dynamic": one export for both.
+        block: Part of the name of a shipped model, as in yolov8n-BLOCK.yaml, or `STOCK`.
+        columns: Out of `COLUMNS`.
+        shapes: "static": one input. "dynamic": two inputs of different sizes.
 
     Returns:
-        One row per format and shape, with the columns `FIELDS`.
+        One row per column and shape, with the columns `FIELDS`.
     """
-    model, change = open_model(f"yolov8n-{block}.yaml")
+    name = "yolov8n.yaml" if block == STOCK else f"yolov8n-{block}.yaml"
+    model, change = open_model(name)
     rows: list[Row] = []
-    for form in formats:
+    for title in columns:
+        column = COLUMNS[title]
         for shape in shapes:
-            row = dict.fromkeys(FIELDS, "")
-            row |= {"block": block, "model": f"yolov8n-{block}.yaml", "format": form, "shape": shape}
-            rows.append(row | {"blocks_change": f"{change:.2g}"} | _cell(model, form, shape))
+            if shape in column.shapes:
+                row = dict.fromkeys(FIELDS, "")
+                row |= {"block": block, "model": name, "format": title, "shape": shape}
+                row |= {"blocks_change": f"{change:.2g}", "versions": _versions(column)}
+                rows.append(row | _cell(model, column, shape))
     for row in rows:
-        if row["verdict"] != "equal":
+        if not _good(row):
             row["verdict"] += f"; instead: {_alternative(row, rows)}"
     return rows
+
+
+def _versions(column: Column) -> str:
+    """Versions of the packages of a column."""
+    found = []
+    for package in ("ultralytics", "torch", *column.packages):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package).partition('+')[0]}")
+    return " ".join(found)
 
 
 def open_model(name: str) -> tuple[Any, float]:
@@ -130,7 +203,7 @@ def open_model(name: str) -> tuple[Any, float]:
         net.eval()
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
-        x = random_images(1, IMGSZ, IMGSZ)
+        x = random_images(1, *SIDES[0])
         with_blocks = net(x)[0]
         gains = [m.weight.clone() for m in gates]
         for m in gates:
@@ -165,36 +238,42 @@ def markdown(rows: Sequence[Row]) -> str:
         shown = []
         for column in columns:
             r = cells.get((block, *column), {"verdict": "", "difference": ""})
-            verdict = {"equal": "equal", "": ""}.get(r["verdict"], "**no**")
+            verdict = {"equal": "equal", CONVERTED: "converts", "": ""}.get(r["verdict"], "**no**")
             shown.append(f"{verdict} {r['difference']}".strip())
         table.append(f"| {block} | " + " | ".join(shown) + " |")
-    failed = [f"* {r['block']}, {r['format']} {r['shape']}: {r['verdict']}." for r in rows if r["verdict"] != "equal"]
+    failed = [f"* {r['block']}, {r['format']} {r['shape']}: {r['verdict']}." for r in rows if not _good(r)]
+    versions = dict.fromkeys(v for r in rows for v in pairs(r["versions"]))
     inputs = {s: next((r["inputs"] for r in rows if r["shape"] == s), "not run") for s in SHAPES}
     return PAGE.format(
         table="\n".join(table),
         tolerance=f"{TOLERANCE:g}",
         failed="## Failures\n\n" + "\n".join(failed) if failed else "Every export of the grid is equal.",
+        versions=", ".join(versions),
         **inputs,
     )
 
 
-def _cell(model: Any, form: str, shape: str) -> Row:
+def pairs(versions: str) -> list[str]:
+    """Split "a 1 b 2" into ["a 1", "b 2"]."""
+    parts = versions.split()
+    return [" ".join(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _cell(model: Any, column: Column, shape: str) -> Row:
     """Inputs, difference and verdict of one cell."""
-    sides = ((IMGSZ, IMGSZ), (IMGSZ + 32, IMGSZ))
-    images = (1, 1 if shape == "static" else 2)  # a dynamic export also takes any batch
-    inputs = [random_images(b, *side) for b, side in zip(images, sides, strict=True)]
+    sides = SIDES if shape == "dynamic" else SIDES[:1]
+    inputs = [random_images(b, *side) for b, side in enumerate(sides, 1)]  # a dynamic export also takes any batch
     row = {"inputs": " and ".join("x".join(map(str, x.shape)) for x in inputs), "difference": ""}
-    if form == "openvino" and importlib.util.find_spec("openvino") is None:
-        return row | {"verdict": "openvino is not installed, which the export needs"}
-    gaps = []
+    form = column.format
     try:
         with _empty_folder(), torch.no_grad():
-            file = None
-            for x, side in zip(inputs, sides, strict=True):
-                if file is None or shape == "static":
-                    with quiet_export():
-                        file = model.export(format=form, imgsz=list(side), dynamic=shape == "dynamic")
-                gaps.append(compare(model.model, form, file, x))
+            with quiet_export():
+                file = model.export(
+                    format=form, imgsz=list(SIDES[0]), dynamic=shape == "dynamic", device="cpu", **column.options
+                )
+            if form not in PACKAGES:
+                return row | {"verdict": CONVERTED if Path(file).exists() else "no file was written"}
+            gaps = [compare(model.model, form, file, x) for x in inputs]
     except Exception as e:  # any error of the exporter or the runtime is the result
         return row | {"verdict": " ".join(f"{type(e).__name__}: {e}".split("\n")[0].split())[:300]}
     worst = max(gaps, key=lambda g: (g != g, g))  # NaN first
@@ -216,7 +295,7 @@ def _empty_folder() -> Iterator[None]:
 
 def _alternative(row: Row, rows: Sequence[Row]) -> str:
     """The most similar export of the same block that works."""
-    good = [r for r in rows if r["verdict"] == "equal"]
+    good = [r for r in rows if _good(r)]
     for r in good:
         if r["format"] == row["format"]:
             return "one static export for each size" if r["shape"] == "static" else "the dynamic export, which works"
@@ -225,4 +304,4 @@ def _alternative(row: Row, rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

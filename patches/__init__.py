@@ -28,6 +28,7 @@ PATCHES = (
     "flops",
     "optimizer",
     "validate",
+    "export",
 )
 
 

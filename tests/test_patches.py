@@ -67,6 +67,7 @@ TARGETS = [
     (trainer.BaseTrainer, "build_optimizer"),
     (trainer.BaseTrainer, "validate"),
     (engine_model.Model, "_load"),
+    (engine_model.Model, "export"),
 ]
 
 

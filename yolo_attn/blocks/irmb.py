@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..kernels.graph import attention
 from ..layers import BatchNorm2d, DropPath, Fusible, LayerNorm2d, check_heads, check_least
 from ..registry import register, suggest
 
@@ -213,12 +214,13 @@ class InvertedResidualMobileBlock(Fusible):
         qk = F.pad(self.qk(x), edge)
         v = F.pad(x if self.attn_pre else self.expand(x), edge)
         q_BnND, k_BnND = (to_windows(t, self.heads, window) for t in qk.chunk(2, 1))
-        y_BnND = F.scaled_dot_product_attention(
+        y_BnND = attention(
             q_BnND,
             k_BnND,
             to_windows(v, self.heads, window),
-            attn_mask=None if mask_1n1N is None else mask_1n1N.to(q_BnND.dtype),
-            dropout_p=self.attn_drop if self.training else 0.0,
+            None if mask_1n1N is None else mask_1n1N.to(q_BnND.dtype),
+            self.attn_drop if self.training else 0.0,
+            q_BnND.shape[-1] ** -0.5,
         )
         y = from_windows(y_BnND, self.heads, window)[:, :, :h, :w]
         return self.expand(y) if self.attn_pre else y

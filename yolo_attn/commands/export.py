@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
+from ..measure.runtimes import PACKAGES, is_installed
 from .parser import SWITCH, Argument, Command, UsageError, whole
-
-#: Format -> package that exports and runs it.
-PACKAGES = {"onnx": "onnxruntime", "torchscript": "torch", "openvino": "openvino"}
 
 
 def run(model: str, format: str, imgsz: int | None, dynamic: bool, opset: int | None, simplify: bool) -> int:
     """Export, run the file, and print the largest difference; 1 if it is too large."""
-    if importlib.util.find_spec(PACKAGES[format]) is None:
+    if not is_installed(format):
         raise UsageError(f"format={format} needs {PACKAGES[format]}: pip install {PACKAGES[format]}.")
     from ultralytics import YOLO
 

@@ -4,7 +4,7 @@ The textbook way copies or visits every key and value K^2 times. Here a tile of 
 of keys that all of them share, m = (t - 1) stride + (K - 1) dilation + 1, as a matrix product T x M, of which each
 query needs the K x K entries around it; a constant mask hides the others.
 
-This file has the form in plain operations on all tiles at once, for any device and for traces; `neighborhood_cpu` works
+This file has the form in plain operations on all tiles at once, for any device; `neighborhood_cpu` works
 in pieces that stay in the cache.
 
 Shapes  B batch, h heads, D head channels, H W height and width, P Q queries along the axes (H W divided by the stride,
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .slots import ANY_FLOAT, COMPILE, CUDA_INFERENCE, CUDA_TRAINING, EXPORT, OTHER, kernel
+from .slots import ANY_FLOAT, COMPILE, CUDA_INFERENCE, CUDA_TRAINING, OTHER, kernel
 from .window import Window, mirrored
 
 TILE = 4  # queries along a tile's side: more would waste products, fewer would waste copies of the keys
@@ -32,7 +32,7 @@ def recomputed_attention(qkv_BD3hHW: Tensor, position_DHW: Tensor, window: Windo
     return checkpoint(tiled_attention, qkv_BD3hHW, position_DHW, window, use_reentrant=False, preserve_rng_state=False)
 
 
-@kernel("neighborhood_attention", CUDA_INFERENCE, OTHER, COMPILE, EXPORT, dtypes=ANY_FLOAT, autocast=True)
+@kernel("neighborhood_attention", CUDA_INFERENCE, OTHER, COMPILE, dtypes=ANY_FLOAT, autocast=True)
 def tiled_attention(qkv_BD3hHW: Tensor, position_DHW: Tensor, window: Window) -> Tensor:
     """Attend over each query's neighbours.
 

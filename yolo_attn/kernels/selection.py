@@ -28,10 +28,10 @@ from .slots import ANY_FLOAT, COMPILE, CPU_INFERENCE, CPU_TRAINING, CUDA_INFEREN
 
 
 class Branch(NamedTuple):
-    """Convolution and BatchNorm; a ReLU follows."""
+    """Convolution and BatchNorm, unless that is folded; a ReLU follows."""
 
     conv: Conv
-    norm: Norm
+    norm: Norm | None
 
 
 class Squeeze(NamedTuple):
@@ -58,7 +58,7 @@ class Squeeze(NamedTuple):
 
 def _trains(x_BCHW: Tensor, branches: Sequence[Branch], squeeze: Squeeze, split: bool) -> bool:
     several = len(x_BCHW) > 1 or max(x_BCHW.shape[2:]) > branches[0].conv.stride[0]
-    return several and all(b.norm.training for b in branches)
+    return several and all(b.norm and b.norm.training for b in branches)
 
 
 # Time of the plain path over that of the kernel, torch 2.15, one thread, where no groups are joined: 0.91 at
@@ -79,7 +79,7 @@ def selective_kernel(x_BCHW: Tensor, branches: Sequence[Branch], squeeze: Squeez
     k = len(branches)
     parts = x_BCHW.chunk(k, 1) if split else [x_BCHW] * k
     maps = [grouped_conv(part, b.conv) for part, b in zip(parts, branches, strict=True)]
-    norms = [b.norm for b in branches]
+    norms = [b.norm for b in branches if b.norm]  # all of them: see `_trains`
     affine = [n.weight for n in norms] + [n.bias for n in norms]
     return _Select.apply(norms, squeeze, *maps, *affine, *squeeze.tensors())
 

@@ -6,41 +6,158 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Formats of Ultralytics' exporter that can be run here.
-FORMATS = ("torchscript", "onnx", "openvino")
+from .runtimes import PACKAGES, is_installed
+
 #: Largest difference that counts as equal; see `difference`.
 TOLERANCE = 1e-3
 
+Run = Callable[[Tensor], list[Tensor]]
+
+
+class LoadError(RuntimeError):
+    """The runtime of a format does not load an exported file; the message says why."""
+
 
 def run_exported(format: str, file: str | Path, x: Tensor) -> list[Tensor]:
-    """The outputs of an exported file on the CPU.
+    """The outputs of an exported file on the CPU, in float32.
 
     Args:
         format: One of `FORMATS`.
         file: What Ultralytics' exporter returned.
         x: Images, (B, 3, H, W).
-    """
-    if format == "torchscript":
-        with quiet_export():
-            return flatten(torch.jit.load(str(file))(x))
-    if format == "onnx":
-        import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return [torch.from_numpy(y) for y in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
+    Raises:
+        LoadError: The runtime does not load the file.
+    """
+    with quiet_export():
+        return LOADERS[format](Path(file))(x)
+
+
+def _torchscript(file: Path) -> Run:
+    net = torch.jit.load(str(file))
+    return lambda x: flatten(net(x))
+
+
+def _onnx(file: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: [torch.from_numpy(y) for y in session.run(None, {name: x.numpy()})]
+
+
+def _openvino(file: Path) -> Run:
     import openvino
 
-    path = next(Path(file).glob("*.xml"))
+    path = next(file.glob("*.xml"))
     # Without this hint some processors compute in bfloat16, which is a choice of the runtime, not of the file.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return [torch.from_numpy(y.copy()) for y in compiled(x.numpy()).values()]
+    return lambda x: [torch.from_numpy(y.copy()) for y in compiled(x.numpy()).values()]
+
+
+def _ncnn(file: Path) -> Run:
+    import ncnn
+
+    net, path = ncnn.Net(), next(file.glob("*.param"))
+    net.opt.use_vulkan_compute = False
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    # Both functions report failure by their result alone, and a net that failed to load crashes when it is run.
+    unknown = sorted({layer for line in path.read_text().splitlines() if "." in (layer := line.split()[0])})
+    if unknown:
+        raise LoadError(f"ncnn has no layer {', '.join(unknown)}")
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+        raise LoadError(f"ncnn does not load {path}")
+
+    def run(x: Tensor) -> list[Tensor]:
+        outputs = []
+        for image in x:
+            extractor = net.create_extractor()
+            extractor.input(net.input_names()[0], ncnn.Mat(image.contiguous().numpy()))
+            outputs.append([torch.tensor(np.array(extractor.extract(name)[1])) for name in net.output_names()])
+        return [torch.stack(ys) for ys in zip(*outputs, strict=True)]
+
+    return run
+
+
+def _mnn(file: Path) -> Run:
+    import MNN
+
+    config = {"precision": "high", "backend": "CPU", "numThread": 1}
+    runtime = MNN.nn.create_runtime_manager((config,))
+    net = MNN.nn.load_module_from_file(str(file), [], [], runtime_manager=runtime, rearrange=True)
+    if net is None:
+        raise LoadError(f"MNN does not load {file}")
+
+    def run(x: Tensor) -> list[Tensor]:
+        x = x.contiguous()
+        return [torch.tensor(y.read()) for y in net.onForward([MNN.expr.const(x.data_ptr(), x.shape)])]
+
+    return run
+
+
+def _executorch(file: Path) -> Run:
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(str(next(file.rglob("*.pte")))).load_method("forward")
+    return lambda x: [y.clone() for y in method.execute([x])]
+
+
+def _litert(file: Path) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    net = Interpreter(str(file))
+
+    def run(x: Tensor) -> list[Tensor]:
+        net.allocate_tensors()
+        net.set_tensor(net.get_input_details()[0]["index"], x.numpy())
+        net.invoke()
+        y = torch.tensor(net.get_tensor(net.get_output_details()[0]["index"]))
+        y[:, :4] *= torch.tensor([x.shape[3], x.shape[2]] * 2)[:, None]  # Ultralytics divides boxes by the image's size
+        return [y]
+
+    return run
+
+
+#: Format of Ultralytics' exporter -> function that loads a file on the CPU. CoreML runs on Apple's systems alone.
+LOADERS: dict[str, Callable[[Path], Run]] = {
+    "torchscript": _torchscript,
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "ncnn": _ncnn,
+    "mnn": _mnn,
+    "executorch": _executorch,
+    "litert": _litert,
+}
+FORMATS = tuple(LOADERS)
+
+
+def check_loads(format: str, file: str | Path) -> None:
+    """Load an exported file, if the runtime of its format is installed.
+
+    Args:
+        format: Format of Ultralytics' exporter.
+        file: What the exporter returned.
+
+    Raises:
+        LoadError: The runtime does not load the file.
+    """
+    if format not in LOADERS or not is_installed(format):
+        return
+    try:
+        with quiet_export():
+            LOADERS[format](Path(file))
+    except LoadError:
+        raise
+    except Exception as e:
+        raise LoadError(f"{PACKAGES[format]} does not load {file}: {' '.join(str(e).split())[:300]}") from e
 
 
 def compare(model: nn.Module, format: str, file: str | Path, x: Tensor) -> float:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...kernels.graph import attention
 from ...kernels.window import Window, mirror_pad
 from ...layers import check_heads, check_least
 from ...registry import register
@@ -160,7 +161,7 @@ class ACmixGlobal(nn.Module):
         q, k, v = qkv_BD3hHW.unbind(2)  # B D h H W each
         q = _tokens(q) * q.shape[1] ** -0.5
         # Channels innermost in memory: without that the CPU kernel silently falls back to an N x N matrix.
-        y_BhND = F.scaled_dot_product_attention(q, _tokens(self._reduce(k)), _tokens(self._reduce(v)), scale=1.0)
+        y_BhND = attention(q, _tokens(self._reduce(k)), _tokens(self._reduce(v)))
         b, _, height, width = x.shape
         y = y_BhND.transpose(2, 3).reshape(b, self.heads * self.head_dim, height, width)
         return self.att(self.rate_att * self.proj(y)) + self.conv(qkv_BD3hHW, self.rate_conv)

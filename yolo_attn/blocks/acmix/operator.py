@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import accelerated, eligibility
+from ...kernels.export_acmix import ACmixLayers
+from ...kernels.graph import is_known, is_recorded, shape_of
 from ...kernels.window import Window, mirror_pad
 from ...layers import check_heads
 from ...registry import register
@@ -101,6 +103,22 @@ def _attention_arguments(self: ACmix, qkv_BD3hHW: Tensor, position_DHW: Tensor) 
     return qkv_BD3hHW, position_DHW, self.window
 
 
+def _kernel_arguments(self: ACmix, x: Tensor) -> tuple[Tensor, Tensor, ACmixLayers]:
+    """The arguments of the kernels of `acmix`."""
+    eligibility.softmax(self.softmax, 2)
+    eligibility.exact(self.att, nn.Identity)
+    path = eligibility.exact(self.conv, ConvolutionPath)
+    convs = (
+        eligibility.pointwise(self.qkv),
+        eligibility.pointwise(self.conv_p),
+        None if type(path.fc) is nn.Identity else eligibility.pointwise(path.fc),
+        eligibility.conv2d(path.dep_conv),
+    )
+    rates = self.rate_att, self.rate_conv
+    layers = ACmixLayers(*convs, *rates, self.heads, self.head_dim, self.window)
+    return x, place(x, self.conv_p.weight.dtype), layers
+
+
 @register(
     "ACmix",
     paper=PAPER,
@@ -164,6 +182,7 @@ class ACmix(nn.Module):
         """The attended neighbourhood; kept as numbers, so that a checkpoint holds nothing but modules and numbers."""
         return Window(self.kernel_att, self.stride, self.dilation)
 
+    @accelerated("acmix", _kernel_arguments)
     def forward(self, x: Tensor) -> Tensor:
         """Project once, then attend and convolve."""
         qkv_BD3hHW = head_by_head(self.qkv(x), self.heads, self.head_dim)
@@ -222,11 +241,14 @@ def _neighbors(x_BhDHW: Tensor, window: Window) -> list[Tensor]:
 
 def place(like: Tensor, dtype: torch.dtype) -> Tensor:
     """Coordinates of each position, x and y from -1 to 1 (-1 where the axis has one position), (1, 2, H, W)."""
-    height, width = like.shape[-2:]
+    height, width = shape_of(like)[-2:]
     x = _span(width, like.device).expand(1, 1, height, width)
     y = _span(height, like.device)[:, None].expand(1, 1, height, width)
     return torch.cat([x, y], 1).to(dtype)
 
 
-def _span(size: int, device: torch.device) -> Tensor:
-    return torch.arange(size, dtype=torch.float32, device=device) * (2 / (size - 1 + 1 // size)) - 1
+def _span(size: Any, device: torch.device) -> Tensor:
+    last = size - 1 + 1 // size
+    if is_known(size) and is_recorded():
+        return torch.tensor([i * 2 / last - 1 for i in range(size)], device=device)
+    return torch.arange(size, dtype=torch.float32, device=device) * (2 / last) - 1

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...kernels.graph import attention
 from ...layers import BatchNorm2d, Fusible, check_heads, check_least, pad_to
 from ...registry import register
 
@@ -195,6 +196,6 @@ class GlobalAttention(nn.Module):
         q_BhND, k_BhND, v_BhND = qkv_BN3hD.permute(2, 0, 3, 1, 4).unbind(0)
         p_hNN = self.position(height, width).to(q_BhND.dtype) if self.position is not None else None
         drop = self.attn_drop if self.training else 0.0
-        y_BhND = F.scaled_dot_product_attention(q_BhND, k_BhND, v_BhND, p_hNN, drop, scale=self.scale)
+        y_BhND = attention(q_BhND, k_BhND, v_BhND, p_hNN, drop, self.scale)
         y = y_BhND.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
         return self.proj_drop(self.proj(y))

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...kernels import accelerated
+from ...kernels import accelerated, eligibility
+from ...kernels.export_hilo import HiLoLayers
 from ...layers import check_heads, pad_to
 from ...registry import register
 
@@ -34,6 +35,22 @@ LITV2: dict[str, Any] = {
     "title": "Fast Vision Transformers with HiLo Attention, NeurIPS 2022",
     "code": "https://github.com/ziplab/LITv2",
 }
+
+
+def _kernel_arguments(self: HiLo, x: Tensor) -> tuple[Tensor, HiLoLayers]:
+    """The arguments of the kernels of `hilo`."""
+    if self.training and self.attn_drop:
+        raise eligibility.Ineligible("dropout of attention weights is active")
+    if self.h_heads:
+        eligibility.softmax(self.h_softmax, -2)
+    h_proj = eligibility.pointwise(self.h_proj) if self.h_heads else None
+    l_kv = eligibility.pointwise(self.l_kv) if self.l_heads else None
+    l_proj = eligibility.pointwise(self.l_proj) if self.l_heads else None
+    convs = eligibility.pointwise(self.qkv), h_proj, l_kv, l_proj
+    masked = self.padding == "masked"
+    return x, HiLoLayers(
+        *convs, self.h_heads, self.l_heads, self.head_dim, self.scale, self.window_size, masked
+    )  # fmt: skip
 
 
 @register(
@@ -108,6 +125,11 @@ class HiLo(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Hi-Fi and Lo-Fi heads side by side."""
+        return self.proj_drop(self.mix(x))
+
+    @accelerated("hilo", _kernel_arguments)
+    def mix(self, x: Tensor) -> Tensor:
+        """The output before dropout, B C H W."""
         s, (height, width) = self.window_size, x.shape[2:]
         if self.padding == "zero":
             x = pad_to(x, s, s)
@@ -118,7 +140,7 @@ class HiLo(nn.Module):
         if self.l_heads:
             pooled = self._pool(x) if s > 1 else x
             parts.append(self.l_proj(self._lo_fi(l_q[:, :, :height, :width], self.l_kv(pooled))))
-        return self.proj_drop(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def output_convs(self) -> list[nn.Conv2d]:
         """The convolutions whose outputs, side by side, are this operator's output."""

@@ -58,8 +58,6 @@ def _kernel_arguments(self: SelectiveKernel, x: torch.Tensor) -> tuple[Any, ...]
     for branch in eligibility.exact(self.convs, nn.ModuleList):
         conv, norm = eligibility.conv2d(eligibility.exact(branch, Branch).conv), eligibility.batchnorm(branch.bn)
         eligibility.exact(branch.act, nn.ReLU)
-        if norm is None:
-            raise eligibility.Ineligible("a branch without BatchNorm")
         branches.append(selection.Branch(conv, norm))
     eligibility.softmax(self.softmax, 1)
     relu = type(self.fc_act) is nn.ReLU

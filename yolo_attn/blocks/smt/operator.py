@@ -22,9 +22,9 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ...kernels import accelerated, eligibility
+from ...kernels.graph import attention
 from ...kernels.modulation import Modulation
 from ...layers import BatchNorm2d, Fusible, check_heads
 from ...registry import register
@@ -239,9 +239,7 @@ class SMTAttention(nn.Module):
         """Attend over all positions and add the local term."""
         k, v = self.kv(x).chunk(2, 1)
         rate = self.attn_drop if self.training else 0.0
-        y_BhND = F.scaled_dot_product_attention(
-            self._split(self.q(x)), self._split(k), self._split(v), dropout_p=rate, scale=self.scale
-        )
+        y_BhND = attention(self._split(self.q(x)), self._split(k), self._split(v), dropout=rate, scale=self.scale)
         b, c, h, w = v.shape
         y = y_BhND.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
         return self.proj_drop(self.proj(self.attended(y) + self.local_conv(v)))

@@ -1,0 +1,129 @@
+"""ACmix in exported graphs: neighbourhoods as tiles, without a gather.
+
+A tile of t x t queries, t at least the border of the neighbourhood, sees positions of its own tile of keys and of the
+eight around it. Nine shifted slices of the map of tiles, side by side, hold the keys of all tiles; a constant mask
+hides those outside each query's K x K window.
+
+Shapes  B batch, D channels of a head, h heads, C = D h, H W height and width, P Q queries along the axes (H W divided
+        by the stride, rounded up), K neighbours along an axis, t queries along a tile's side, T = t^2, u = t stride
+        keys along a tile's side, U = u^2, Y X tiles along the axes, n = h Y X, M = 9 U
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .eligibility import Conv
+from .graph import FLOOR, MASKED, convolve, is_known, shape_of, unshuffle
+from .slots import ANY_FLOAT, EXPORT, kernel
+from .window import Window, mirror_pad
+
+
+class ACmixLayers(NamedTuple):
+    """The layers and settings of an ACmix; `fc` is None where it is folded into `dep_conv`."""
+
+    qkv: Conv
+    conv_p: Conv
+    fc: Conv | None
+    dep_conv: Conv
+    rate_att: Tensor
+    rate_conv: Tensor
+    heads: int
+    head_dim: int
+    window: Window
+
+
+@kernel("acmix", EXPORT, dtypes=ANY_FLOAT, autocast=True)
+def acmix(x_BCHW: Tensor, place_12HW: Tensor, layers: ACmixLayers) -> Tensor:
+    """Attention and convolution from one projection, B C P Q.
+
+    Args:
+        x_BCHW: The input.
+        place_12HW: Coordinates of the positions.
+        layers: Layers and settings.
+    """
+    h, d = layers.heads, layers.head_dim
+    qkv = convolve(x_BCHW, layers.qkv)  # channels ordered (D, 3, h)
+    b, _, height, width = shape_of(qkv)
+    position_11DN = convolve(place_12HW, layers.conv_p).reshape(1, 1, d, -1)
+    qkv_BjDN = qkv.reshape(b, d, 3 * h, -1).transpose(1, 2)
+    q, k, v = qkv_BjDN[:, :h] * d**-0.5, qkv_BjDN[:, h : 2 * h] - position_11DN, qkv_BjDN[:, 2 * h :]
+    q, k, v = (z.reshape(b, h * d, height, width) for z in (q, k, v))
+    att_BCPQ = _attend(q, k, v, layers)
+    return layers.rate_att * att_BCPQ + layers.rate_conv * _shifted_conv(qkv, layers.fc, layers.dep_conv, d)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, layers: ACmixLayers) -> Tensor:
+    """Attend over each query's neighbours, B C P Q, from q scaled, k and v, B C H W each."""
+    h, window = layers.heads, layers.window
+    s = window.stride
+    b, c, height, width = shape_of(q)
+    t = max(-(-window.border // s), 1)
+    if s > 1:
+        q = q[:, :, ::s, ::s]
+    rows, columns = (height + s - 1) // s, (width + s - 1) // s
+    y, x = (rows + t - 1) // t, (columns + t - 1) // t
+    q_BnDT = _tiles(F.pad(q, (0, x * t - columns, 0, y * t - rows)), h, t).reshape(b, h * y * x, -1, t * t)
+    k_BnDM, v_BnDM = (_neighborhoods(z, h, t * s, y, x, window.border) for z in (k, v))
+    mask_TM = torch.tensor(_mask(t, window), dtype=q.dtype, device=q.device)
+    logits_BnTM = q_BnDT.transpose(2, 3) @ k_BnDM + mask_TM
+    logits_BnTM = torch.maximum(logits_BnTM, logits_BnTM.amax(-1, keepdim=True) + FLOOR)
+    y_BnDT = v_BnDM @ logits_BnTM.softmax(-1).transpose(2, 3)
+    y_BCyx = y_BnDT.reshape(b, h, y * x, -1).transpose(2, 3).reshape(b, c * t * t, y, x)
+    return F.pixel_shuffle(y_BCyx, t)[:, :, :rows, :columns]
+
+
+def _tiles(x_BCHW: Tensor, heads: int, side: int) -> Tensor:
+    """The positions of each tile side by side, B h Y X (D side^2); height and width are multiples of `side`."""
+    b, c, height, width = shape_of(x_BCHW)
+    y, x = height // side, width // side
+    x_BhEn = unshuffle(x_BCHW, side).reshape(b, heads, c // heads * side * side, y * x)
+    return x_BhEn.transpose(2, 3).reshape(b, heads, y, x, c // heads * side * side)
+
+
+def _neighborhoods(x_BCHW: Tensor, heads: int, u: int, tiles_y: Any, tiles_x: Any, border: int) -> Tensor:
+    """The positions of each tile and of the eight tiles around it, B n D M."""
+    b, c, height, width = shape_of(x_BCHW)
+    if is_known(height, width) and min(height, width) > border:
+        x_BCHW = F.pad(x_BCHW, (border,) * 4, mode="reflect") if border else x_BCHW
+    else:
+        x_BCHW = mirror_pad(x_BCHW, border)
+    first = u - border
+    pad = (first, (tiles_x + 1) * u - width - border, first, (tiles_y + 1) * u - height - border)
+    tiles_BhYXE = _tiles(F.pad(x_BCHW, pad), heads, u)
+    shifted = [
+        tiles_BhYXE[:, :, dy : dy + tiles_y, dx : dx + tiles_x].reshape(b, heads * tiles_y * tiles_x, c // heads, u * u)
+        for dy in range(3)
+        for dx in range(3)
+    ]
+    return torch.cat(shifted, 3)
+
+
+def _mask(t: int, window: Window) -> list[list[float]]:
+    """What is added to the logits of a tile's queries, T x M: 0 for neighbours, `MASKED` for others."""
+    s, u = window.stride, t * window.stride
+
+    def near(query: int, key: int) -> bool:
+        offset = key - u - query * s + window.border
+        return 0 <= offset <= 2 * window.border and offset % window.dilation == 0
+
+    return [
+        [
+            0.0 if near(qy, ty * u + ky) and near(qx, tx * u + kx) else MASKED
+            for ty in range(3) for tx in range(3) for ky in range(u) for kx in range(u)
+        ]
+        for qy in range(t) for qx in range(t)
+    ]  # fmt: skip
+
+
+def _shifted_conv(qkv: Tensor, fc: Conv | None, dep_conv: Conv, d: int) -> Tensor:
+    """Both convolutions of the convolution path, B C P Q."""
+    if fc is not None:
+        # The D channels share `fc`: D groups with the same kernels.
+        bias = None if fc.bias is None else torch.cat([fc.bias] * d)
+        qkv = F.conv2d(qkv, torch.cat([fc.weight] * d), bias, groups=d)
+    return convolve(qkv, dep_conv)
