@@ -115,15 +115,15 @@ def main(columns: Sequence[str]) -> int:
     unknown = set(columns) - set(COLUMNS)
     if unknown:
         sys.exit(f"no column {', '.join(sorted(unknown))}; there are {', '.join(COLUMNS)}")
-    old = {_key(r): r for r in read(DOCS / "export.csv")}
+    found = {_key(r): r for r in read(DOCS / "export.csv")}
+    places = [(b, c, s) for b in BLOCKS for c in COLUMNS for s in SHAPES]
     for block in BLOCKS:
         for row in grid(block, columns or tuple(COLUMNS)):
             print(f"{row['block']} {row['format']} {row['shape']}: {row['difference']} {row['verdict']}", flush=True)
-            old[_key(row)] = row
-    order = {(b, c, s): i for i, (b, c, s) in enumerate((b, c, s) for b in BLOCKS for c in COLUMNS for s in SHAPES)}
-    rows = sorted((r for r in old.values() if _key(r) in order), key=lambda r: order[_key(r)])
-    write_text(DOCS / "export.csv", text(rows))
-    write_text(DOCS / "export.md", markdown(rows))
+            found[_key(row)] = row
+        rows = [found[place] for place in places if place in found]
+        write_text(DOCS / "export.csv", text(rows))
+        write_text(DOCS / "export.md", markdown(rows))
     return 0 if all(_good(r) for r in rows) else 1
 
 
@@ -242,7 +242,7 @@ def markdown(rows: Sequence[Row]) -> str:
             shown.append(f"{verdict} {r['difference']}".strip())
         table.append(f"| {block} | " + " | ".join(shown) + " |")
     failed = [f"* {r['block']}, {r['format']} {r['shape']}: {r['verdict']}." for r in rows if not _good(r)]
-    versions = dict.fromkeys(v for r in rows for v in pairs(r["versions"]))
+    versions = dict.fromkeys(v for r in rows for v in _pairs(r.get("versions", "")))
     inputs = {s: next((r["inputs"] for r in rows if r["shape"] == s), "not run") for s in SHAPES}
     return PAGE.format(
         table="\n".join(table),
@@ -253,7 +253,7 @@ def markdown(rows: Sequence[Row]) -> str:
     )
 
 
-def pairs(versions: str) -> list[str]:
+def _pairs(versions: str) -> list[str]:
     """Split "a 1 b 2" into ["a 1", "b 2"]."""
     parts = versions.split()
     return [" ".join(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]

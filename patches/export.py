@@ -20,7 +20,7 @@ from .patch import Function, Patch
 def _make(original: Function) -> Function:
     def export(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Export, with sizes as numbers where the graph is for one size, and check that the file loads."""
-        if not hasattr(self.model, "modules") or not any(registry.is_ours(m) for m in self.model.modules()):
+        if not hasattr(self.model, "modules") or not registry.has_blocks(self.model):
             return original(self, *args, **kwargs)
         from ..kernels.graph import fixed_sizes
 

@@ -89,6 +89,22 @@ class ConvolutionPath(nn.Module):
             weight = self.dep_conv.weight
             weight.copy_(torch.eye(k * k, device=weight.device).view(k * k, k, k).expand_as(weight))
 
+    def fuse(self) -> None:
+        """Fold `fc` into `dep_conv` for inference, where one convolution with the product of both is no more work."""
+        fc, dep = self.fc, self.dep_conv
+        if type(fc) is not nn.Conv2d or type(dep) is not nn.Conv2d or fc.bias is not None:
+            return
+        (maps, inputs), d = fc.weight.shape[:2], dep.groups
+        if inputs > 3 + maps:
+            return
+        with torch.no_grad():
+            weight = torch.einsum("otyx,tj->ojyx", dep.weight, fc.weight.flatten(1)).contiguous()
+        product = nn.utils.skip_init(
+            nn.Conv2d, d * inputs, dep.out_channels, dep.kernel_size, dep.stride, dep.padding, groups=d, bias=False
+        )
+        product.weight = nn.Parameter(weight, requires_grad=dep.weight.requires_grad)
+        self.fc, self.dep_conv = nn.Identity(), product.train(self.training)
+
     @accelerated("shifted_conv", _path_arguments)
     def forward(self, qkv_BD3hHW: Tensor, rate: Tensor) -> Tensor:
         """Convolve, times `rate`."""
