@@ -50,7 +50,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["list", "format=html"], "format=html: no such format."),
         (["list", "format"], "format needs a value: format=…."),
         (["list", "markdown"], "Did you mean format=markdown?"),
-        (["doctor", "verbose=1"], "takes no arguments"),
+        (["doctor", "verbose=1"], "no argument 'verbose'. It takes: json"),
     ],
 )
 def test_a_wrong_argument_exits_with_2_and_suggests_a_valid_one(

@@ -45,7 +45,11 @@ def run(*command: str | Path, cwd: Path | None = None, ok: bool = True, **env: s
 @pytest.fixture
 def venv(tmp_path: Path) -> Path:
     """A fresh environment that borrows the heavy packages of this one, but none of its start-up files."""
-    folder = tmp_path / "venv"
+    return make_venv(tmp_path / "venv")
+
+
+def make_venv(folder: Path) -> Path:
+    """The programs of such an environment, in `folder`."""
     run(sys.executable, "-m", "venv", folder)
     site = next(folder.glob("lib/python*/site-packages"))
     # Appended last and as a plain path: its .pth files, and so an installed plugin, are not processed.
@@ -103,6 +107,37 @@ def test_a_moved_checkout_is_silent(venv: Path, source: Path, tmp_path: Path) ->
     assert (done.stdout, done.stderr) == ("1\n", "")
     done = run(venv / "python", "-c", "from ultralytics import YOLO; YOLO('yolov8n.yaml'); print(2)", cwd=tmp_path)
     assert done.stdout.endswith("2\n") and "yolo_attn" not in done.stderr
+
+
+def test_a_path_with_spaces_and_chinese_letters_works_also_in_the_c_locale(source: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "我的 detector"
+    odd.mkdir()
+    source = source.rename(odd / "yolo_attn 源码")
+    venv = make_venv(odd / "venv")
+    c, utf8 = {"LC_ALL": "C", "LANG": "C"}, {"LC_ALL": "C.UTF-8"}
+    flags = ("--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    shipped = [p.name for p in sorted((source / "cfg").glob("yolo*.yaml"))]
+    # Python 3.11 and 3.12 cannot read the .pth of any editable install in such a path when LC_ALL=C.
+    run(venv / "python", "-m", "pip", "install", "-q", *flags, "-e", source, **utf8)
+    assert "works" in run(venv / "python", "-c", CHECK, *shipped, cwd=odd, **utf8).stdout
+    run(venv / "python", "-m", "pip", "install", "-q", "--force-reinstall", *flags, source, **utf8)
+    assert "works" in run(venv / "python", "-c", CHECK, *shipped, cwd=odd, **c).stdout
+    command = (venv / "python", "-m", "yolo_attn")
+    run(*command, "new", "block", "Mine", cwd=odd, **c)
+    run(*command, "shapes", "task=detect", f"dir={odd / '数据'}", "train=4", "val=2", cwd=odd, **c)
+    shapes = (source / "cfg" / "shapes.yaml").read_text(encoding="utf-8")
+    (odd / "数据.yaml").write_text(shapes.replace("path: shapes ", f"path: {odd / '数据'} "), encoding="utf-8")
+    train = """
+import mine
+from ultralytics import YOLO
+from yolo_attn import build_yaml
+build_yaml("yolov8", "Mine", "P5").save("yolov8-我的.yaml")
+model = YOLO("yolov8n-我的.yaml")
+model.train(data="数据.yaml", epochs=1, imgsz=64, batch=2, workers=0, plots=False, project="运行")
+assert YOLO(model.trainer.best).predict("数据/images/val", imgsz=64)
+"""
+    (odd / "训练.py").write_text(train, encoding="utf-8")
+    run(venv / "python", "训练.py", cwd=odd, **c)
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(source: Path, tmp_path: Path) -> None:

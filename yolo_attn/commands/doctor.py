@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
+import json as json_format
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import releases
-from .parser import Command
+from .parser import SWITCH, Argument, Command
 
 #: Run by a fresh interpreter, which must load this package without importing it by name.
 PROBE = """
@@ -26,6 +29,10 @@ if report["loaded"]:
     report["patches"] = [[s.name, s.state, s.detail, s.remedy] for s in patches.status()]
 print("\\n" + json.dumps(report))
 """
+
+
+#: Packages whose versions an issue report needs.
+PACKAGES = ("yolo-attn", "ultralytics", "torch", "torchvision", "numpy", "opencv-python", "onnx", "onnxruntime", "ray")
 
 
 @dataclass(frozen=True)
@@ -47,14 +54,36 @@ class Finding:
         return f"{self.level:>4}  {self.text}" + (f"\n      -> {self.remedy}" if self.remedy else "")
 
 
-def run() -> int:
+def run(json: bool) -> int:
     """Print the findings; 0 if healthy, 1 if not."""
     found = examine()
+    bad = sum(f.level == "FAIL" for f in found)
+    if json:
+        print(
+            json_format.dumps({"healthy": not bad, **environment(), "findings": [asdict(f) for f in found]}, indent=1)
+        )
+        return 1 if bad else 0
     for finding in found:
         print(finding)
-    bad = sum(f.level == "FAIL" for f in found)
     print(f"\n{'healthy' if not bad else f'not healthy: {bad} problem' + 's' * (bad > 1)}")
     return 1 if bad else 0
+
+
+def environment() -> dict[str, Any]:
+    """Platform and versions, for issue reports; no paths, names or settings of the user."""
+    return {
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "encoding": sys.getfilesystemencoding(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def examine() -> list[Finding]:
@@ -118,7 +147,7 @@ def _fresh() -> list[Finding]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return [Finding("FAIL", f"a fresh interpreter fails: {last}", "run: python -c 'import ultralytics.nn.tasks'")]
-    report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    report: dict[str, Any] = json_format.loads(done.stdout.strip().splitlines()[-1])
     if not report["loaded"]:
         if os.environ.get("YOLO_ATTN_AUTOLOAD") == "0":
             remedy = "unset YOLO_ATTN_AUTOLOAD"
@@ -150,16 +179,49 @@ def _torch() -> list[Finding]:
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     found = [Finding("ok", f"torch {torch.__version__}, {cuda}, {', '.join(devices) or 'no GPU found'}")]
-    try:
-        import torchvision
-
-        found.append(Finding("ok", f"torchvision {torchvision.__version__}"))
-    except Exception as e:
-        text = f"torchvision does not import: {type(e).__name__}: {e}"
-        found.append(Finding("FAIL", text, "install the torchvision that matches torch, from the same index"))
+    found.append(_torchvision(torch.__version__))
     if torch.version.cuda and not devices:
         found.append(Finding("note", "torch has CUDA but finds no GPU", "check the driver with nvidia-smi"))
     return found
+
+
+def _torchvision(torch_version: str) -> Finding:
+    """Whether torchvision imports and is the release that was built for this torch."""
+    remedy = "install torch and torchvision together, from the same index: pip install -U torch torchvision"
+    version = _version("torchvision")
+    if version is None:
+        return Finding("FAIL", "torchvision is not installed", remedy)
+    try:
+        import torchvision
+        import torchvision.ops
+
+        version = str(torchvision.__version__)
+    except Exception as e:
+        text = f"torchvision {version} does not import with torch {torch_version}: {type(e).__name__}: {e}"
+        return Finding("FAIL", text, remedy)
+    required = next((r for r in importlib.metadata.requires("torchvision") or () if re.match(r"torch\b", r)), "")
+    return torchvision_finding(torch_version, version, required, remedy)
+
+
+def torchvision_finding(torch_version: str, version: str, required: str, remedy: str) -> Finding:
+    """Compare torchvision with torch.
+
+    Args:
+        torch_version: Such as 2.9.1+cpu.
+        version: That of torchvision, such as 0.24.1+cpu; builds, behind the plus sign, must agree as well.
+        required: torchvision's own requirement, such as torch==2.9.1 or torch (>=2.14.0), or "".
+        remedy: What to do if they do not match.
+    """
+    from packaging.requirements import Requirement
+
+    release, _, build = torch_version.partition("+")
+    text = f"torchvision {version} does not match torch {torch_version}"
+    if required and release not in Requirement(required).specifier:
+        return Finding("FAIL", f"{text}: it requires {required}", remedy)
+    own = version.partition("+")[2]
+    if build and own and build != own:
+        return Finding("FAIL", f"{text}: one is the build {own}, the other {build}", remedy)
+    return Finding("ok", f"torchvision {version}")
 
 
 def _blocks() -> list[Finding]:
@@ -176,4 +238,11 @@ def _blocks() -> list[Finding]:
     return [Finding("ok", f"{len(blocks)} blocks, {len(yamls)} model YAMLs in {shipped.folder()}")]
 
 
-COMMAND = Command("doctor", "Check that plain `yolo` sees the blocks; exit code 0 means healthy.", run)
+COMMAND = Command(
+    "doctor",
+    "Check that plain `yolo` sees the blocks; exit code 0 means healthy.",
+    run,
+    Argument(
+        "json", "1 prints the findings, the platform and the versions as JSON, for issue reports", SWITCH, default=False
+    ),
+)
