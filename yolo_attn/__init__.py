@@ -20,6 +20,7 @@ from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
 
 if TYPE_CHECKING:
     from .inside.gates import gates
+    from .inside.show import show
     from .loading import transfer
     from .training.block_lr import block_lr
     from .yamls import build_yaml
@@ -28,6 +29,7 @@ _LAZY = {
     "block_lr": "yolo_attn.training.block_lr:block_lr",
     "build_yaml": "yolo_attn.yamls:build_yaml",
     "gates": "yolo_attn.inside.gates:gates",
+    "show": "yolo_attn.inside.show:show",
     "transfer": "yolo_attn.loading:transfer",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "gates",
     "list_blocks",
     "register",
+    "show",
     "transfer",
 ]
 

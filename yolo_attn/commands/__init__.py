@@ -35,6 +35,7 @@ COMMANDS = {
     "gates": ("yolo_attn.commands.gates:COMMAND", "what the blocks of a trained model contribute: model=best.pt"),
     "check": ("yolo_attn.commands.check:COMMAND", "check a block, yours or ours: my_blocks.py:MyBlock"),
     "new block": ("yolo_attn.commands.new_block:COMMAND", "write a commented starting file for a block, with its test"),
+    "show": ("yolo_attn.commands.show:COMMAND", "figures and numbers of what the blocks of a trained model do"),
     "doctor": ("yolo_attn.commands.doctor:COMMAND", "check that plain `yolo` sees the blocks"),
 }
 HELP = ("help", "-h", "--help")

@@ -156,7 +156,7 @@ class Meter:
         """What was measured so far."""
         found = []
         for path, module in self._gated.items():
-            row, name = _row_of(self._model, path)
+            row, name = row_of(self._model, path)
             ratios_N = torch.cat(self._ratios[path])[: self._limit].cpu() if self._ratios[path] else torch.empty(0)
             known_N = ratios_N[ratios_N.isfinite()]
             weight = getattr(module.bn, "weight", None) if isinstance(module.bn, nn.BatchNorm2d) else None
@@ -199,7 +199,7 @@ def ungated(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _row_of(model: nn.Module, path: str) -> tuple[int, str]:
+def row_of(model: nn.Module, path: str) -> tuple[int, str]:
     """Row of a module and that row's name."""
     head, _, rest = path.partition(".")
     index = rest.partition(".")[0]

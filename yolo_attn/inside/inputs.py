@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Iterator[Tensor]:
+    """The images of `named_images` without their names."""
+    return (image_1CHW for _, image_1CHW in named_images(net, source, count, imgsz))
+
+
+def named_images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Iterator[tuple[str, Tensor]]:
     """Images as `YOLO.predict` hands them to a model, one at a time.
 
     Args:
@@ -61,7 +67,8 @@ def images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Itera
         imgsz: Size of the longer side in pixels, a multiple of the model's largest stride; None for the training's.
 
     Yields:
-        (1, 3, H, W) in RGB, 0 to 1, on the model's device and in its dtype.
+        The file's name (with the number of the frame, after the first of a video); (1, 3, H, W) in RGB, 0 to 1, on the
+        model's device and in its dtype.
 
     Raises:
         UsageError: `source` is missing and the training's dataset is not at hand, or no image can be read.
@@ -78,9 +85,9 @@ def images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Itera
     letterbox = LetterBox((size, size), auto=True, stride=stride)
     crop = classify_transforms(size) if arguments.get("task") == "classify" else None
     where = _validation_images(arguments) if source is None else source
-    done = 0
-    for _, batch, _ in load_inference_source(where, batch=1, channels=channels):
-        for image_HWC in batch:
+    done, seen = 0, Counter[str]()
+    for paths, batch, _ in load_inference_source(where, batch=1, channels=channels):
+        for path, image_HWC in zip(paths, batch, strict=True):
             if crop is None:
                 image_HWC = letterbox(image=image_HWC)
             if channels == 3:  # read as BGR
@@ -89,7 +96,9 @@ def images(net: Any, source: Any, count: int, imgsz: int | None = None) -> Itera
                 image_CHW = torch.from_numpy(image_HWC.transpose(2, 0, 1).copy()) / 255
             else:
                 image_CHW = crop(Image.fromarray(image_HWC))
-            yield image_CHW[None].to(like)
+            seen[path] += 1
+            name = Path(path).name + (f" frame {seen[path]}" if seen[path] > 1 else "")
+            yield name, image_CHW[None].to(like)
             done += 1
             if done == count:
                 return

@@ -116,7 +116,10 @@ def _kernel_arguments(self: AttnConv, x: torch.Tensor) -> tuple[torch.Tensor, Se
     paper=PAPER,
     title=TITLE,
     code=CODE,
-    watch={"local.0.tanh": "weights in (-1, 1) of the first local branch, one per position and channel"},
+    watch={
+        "local.0.tanh": "weights in (-1, 1) of the first local branch, one per position and channel",
+        "proj": "the output; its input is the local branches and then the global one, side by side",
+    },
     row="Clo",
     # The paper's windows, kernels and (at stride 32) share of global heads for these strides.
     places={

@@ -57,7 +57,11 @@ def _kernel_arguments(self: HiLo, x: Tensor) -> tuple[Tensor, HiLoLayers]:
     **LITV2,
     row="HiLoAttn",
     places={"P4": {"window_size": 2}, "P5": {"window_size": 2}},
-    watch={"h_softmax": "Hi-Fi (window_size=2): weight of each key for each query of a window (B, h, T, T, n)"},
+    watch={
+        "h_softmax": "Hi-Fi (window_size=2): weight of each key for each query of a window (B, h, T, T, n)",
+        "h_proj": "Hi-Fi's channels of the output (B, h D, H, W)",
+        "l_proj": "Lo-Fi's channels of the output (B, l D, H, W)",
+    },
 )
 class HiLo(nn.Module):
     """Attends with some heads inside small windows (edges, texture) and with the others to a pooled map (layout).
