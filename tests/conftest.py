@@ -19,6 +19,17 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
+def _interpret_triton() -> None:
+    """Triton reads this when it is imported: its kernels then run on the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+_interpret_triton()
+
+
 def _place_font() -> None:
     """Ultralytics looks its label font up online unless a file of that name exists."""
     import matplotlib

@@ -16,6 +16,8 @@ def run(
     dtype: str,
     device: str,
     threads: int,
+    channels_last: bool,
+    compile: bool,
     repeats: int | None,
     out: Path,
 ) -> int:
@@ -25,7 +27,7 @@ def run(
     from ..measure.plot import draw
     from ..measure.table import write_csv
 
-    conditions = Conditions.of(device, dtype, threads)
+    conditions = Conditions.of(device, dtype, threads, channels_last, compile)
     blocks, maps = cases.read_blocks(block), cases.read_maps(shape)
     for b in blocks:
         for m in maps:
@@ -48,7 +50,7 @@ COMMAND = Command(
     ),
     Argument(
         "shape",
-        "feature maps: channels x height x width, such as 64x80x80; n or s for P3, P4, P5 of yolov8n or yolov8s",
+        "feature maps: channels x height x width, such as 64x80x80; n, s or m for P3, P4, P5 of yolov8n, yolov8s, m",
         names,
         default=("n", "s"),
     ),

@@ -19,20 +19,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .slots import ANY_FLOAT, COMPILE, CUDA_INFERENCE, CUDA_TRAINING, OTHER, kernel
+from .slots import ANY_FLOAT, COMPILE, OTHER, kernel
 from .window import Window, mirrored
 
 TILE = 4  # queries along a tile's side: more would waste products, fewer would waste copies of the keys
 CUDA_TILE = 8  # attention kernels for CUDA take 64 queries at a time
 
 
-@kernel("neighborhood_attention", CUDA_TRAINING, dtypes=ANY_FLOAT, autocast=True)
 def recomputed_attention(qkv_BD3hHW: Tensor, position_DHW: Tensor, window: Window) -> Tensor:
-    """`tiled_attention` that keeps its inputs alone for the backward pass."""
+    """`tiled_attention` that saves nothing but its inputs for the backward pass."""
     return checkpoint(tiled_attention, qkv_BD3hHW, position_DHW, window, use_reentrant=False, preserve_rng_state=False)
 
 
-@kernel("neighborhood_attention", CUDA_INFERENCE, OTHER, COMPILE, dtypes=ANY_FLOAT, autocast=True)
+@kernel("neighborhood_attention", OTHER, COMPILE, dtypes=ANY_FLOAT, autocast=True)
 def tiled_attention(qkv_BD3hHW: Tensor, position_DHW: Tensor, window: Window) -> Tensor:
     """Attend over each query's neighbours.
 

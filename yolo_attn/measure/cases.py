@@ -33,6 +33,7 @@ OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
 MODELS = {
     "n": ((64, 80, 80), (128, 40, 40), (256, 20, 20)),
     "s": ((128, 80, 80), (256, 40, 40), (512, 20, 20)),
+    "m": ((192, 80, 80), (384, 40, 40), (576, 20, 20)),
 }
 TRAIN = "forward+backward"
 PHASES = {"forward": 1, TRAIN: 2}  # phase -> images in a batch
@@ -60,7 +61,7 @@ class Map:
 
 
 def read_maps(shapes: Sequence[str]) -> list[Map]:
-    """The maps of these shapes: n or s for those of yolov8n or yolov8s, or sizes such as 64x80x80.
+    """The maps of these shapes: n, s or m for those of yolov8n, yolov8s or yolov8m, or sizes such as 64x80x80.
 
     Raises:
         UsageError: A shape is neither.
@@ -74,8 +75,8 @@ def read_maps(shapes: Sequence[str]) -> list[Map]:
         channels, height, width = (int(size) for size in sizes.groups()) if sizes else (0, 0, 0)
         if not channels * height * width:
             raise UsageError(
-                f"shape={shape}: no such map; write channels x height x width, as in 64x80x80, or n or s for the maps "
-                "of yolov8n or yolov8s at 640 pixels."
+                f"shape={shape}: no such map; write channels x height x width, as in 64x80x80, or n, s or m for "
+                "the maps of yolov8n, yolov8s or yolov8m at 640 pixels."
             )
         found.append(Map(channels, height, width))
     return found
@@ -117,7 +118,7 @@ def build(block: Block, channels: int) -> nn.Module:
 def implementations(block: Block, channels: int, conditions: Conditions) -> dict[str, nn.Module]:
     """The modules to compare, with equal weights: ours, and the reference if there is one."""
     torch.manual_seed(0)
-    ours = build(block, channels).to(conditions.device)
+    ours = conditions.place(build(block, channels))
     reference = reference_of(ours)
     return {"ours": ours, "reference": reference} if reference else {"ours": ours}
 
@@ -168,18 +169,18 @@ def peak_step(job: Mapping[str, Any], small: bool) -> Callable[[], object]:
     """A step for the peak meter.
 
     Args:
-        job: operator, channels, height, width, batch, train, implementation; device, dtype, threads.
+        job: operator, channels, height, width, batch, train, implementation; the conditions.
         small: Use a small map instead.
     """
-    conditions = Conditions.of(job["device"], job["dtype"], job["threads"])
+    conditions = Conditions.of(**job)
     block = registry.require(job["operator"])
     made = implementations(block, job["channels"], conditions)
     if job["implementation"] == "fused":
         made["fused"] = fused(made["ours"]) or made["ours"]
     module = made[job["implementation"]].train(job["train"])
     size = (8, 8) if small else (job["height"], job["width"])
-    x = torch.randn(job["batch"], job["channels"], *size, device=conditions.device, requires_grad=job["train"])
-    step = runner(module, x, job["train"], conditions)
+    x = conditions.place(torch.randn(job["batch"], job["channels"], *size)).requires_grad_(job["train"])
+    step = runner(conditions.prepare(module), x, job["train"], conditions)
 
     def fresh() -> None:
         clear(x, module)

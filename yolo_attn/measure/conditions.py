@@ -1,4 +1,4 @@
-"""The conditions of a measurement: device, precision, threads."""
+"""The conditions of a measurement: device, precision, threads, memory layout, compiled or not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UsageError
 
@@ -25,27 +26,42 @@ class Conditions:
         device: CPU or a CUDA device.
         dtype: float32, or the half precision of autocast; weights stay in float32, as in training.
         threads: Threads of PyTorch's CPU operators.
+        channels_last: Weights and maps have the channels innermost in memory, as Ultralytics trains on CUDA.
+        compiled: Modules are compiled by torch.compile.
     """
 
     device: torch.device
     dtype: torch.dtype
     threads: int
+    channels_last: bool = False
+    compiled: bool = False
 
     @classmethod
-    def of(cls, device: str = "cpu", dtype: str = "float32", threads: int = 1) -> Conditions:
+    def of(
+        cls,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int = 1,
+        channels_last: bool = False,
+        compiled: bool = False,
+        **_: object,
+    ) -> Conditions:
         """The conditions of these names.
 
         Args:
             device: "cpu", "cuda", "cuda:1" or, as Ultralytics writes it, "1".
             dtype: A key of `DTYPES`.
             threads: Threads of PyTorch's CPU operators.
+            channels_last: Use that memory layout.
+            compiled: Compile modules.
+            **_: Ignored, so that the job of a peak meter can be passed.
 
         Raises:
             UsageError: There is no such device here, or no such precision.
         """
         if dtype not in DTYPES:
             raise UsageError(f"dtype={dtype}: no such precision; it is one of {', '.join(DTYPES)}.")
-        return cls(read_device(device), DTYPES[dtype], threads)
+        return cls(read_device(device), DTYPES[dtype], threads, channels_last, compiled)
 
     @property
     def precision(self) -> str:
@@ -55,11 +71,14 @@ class Conditions:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments with which `of` returns these conditions."""
-        return {"device": str(self.device), "dtype": self.precision, "threads": self.threads}
+        names = {"device": str(self.device), "dtype": self.precision, "threads": self.threads}
+        return {**names, "channels_last": self.channels_last, "compiled": self.compiled}
 
     def file_name(self, bench: str) -> str:
         """Name of a result file, without suffix."""
-        parts = (bench, device_name(self.device), self.precision, f"threads{self.threads}", f"torch{torch.__version__}")
+        parts = [bench, device_name(self.device), self.precision]
+        parts += ["channels-last"] * self.channels_last + ["compiled"] * self.compiled
+        parts += [f"threads{self.threads}", f"torch{torch.__version__}"]
         return "-".join(re.sub(r"[^a-z0-9.+]+", "-", part.lower()).strip("-") for part in parts)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -68,6 +87,16 @@ class Conditions:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    def place(self, value: Any) -> Any:
+        """A module or a map on the device, in the memory layout."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        return value.to(self.device, memory_format=layout)
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """The module as it is called: compiled, if that is wanted."""
+        # Sizes are fixed during a measurement.
+        return torch.compile(module, dynamic=False) if self.compiled else module  # type: ignore[return-value]
+
     def wait(self) -> None:
         """Wait for the device."""
         if self.device.type == "cuda":
@@ -75,11 +104,15 @@ class Conditions:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Set the number of threads and restore it afterwards."""
+        """Set the number of threads and the limit of compiled graphs, and restore them afterwards."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            yield
+            with contextlib.ExitStack() as stack:
+                if self.compiled:
+                    # Beyond the limit, 8 by default, further modules of a class would silently run uncompiled.
+                    stack.enter_context(torch._dynamo.config.patch(cache_size_limit=1000))
+                yield
         finally:
             torch.set_num_threads(before)
 

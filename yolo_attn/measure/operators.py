@@ -130,7 +130,7 @@ def measure_case(
     folded = None if train else cases.fused(modules["ours"])
     if folded:
         modules["fused"] = folded
-    x = torch.randn(size, device=conditions.device)
+    x = conditions.place(torch.randn(size))
     with torch.no_grad(), conditions.autocast():
         outputs = {name: module.eval()(x).float() for name, module in modules.items()}
     macs = {name: multiply_adds(module, x[:1]) * batch for name, module in modules.items()}
@@ -138,7 +138,8 @@ def measure_case(
         module.train(train)
     x.requires_grad_(train)
     limit = Limit(x, train)
-    calls = {name: cases.runner(module, x, train, conditions) for name, module in modules.items()}
+    prepared = {name: conditions.prepare(module) for name, module in modules.items()}
+    calls = {name: cases.runner(module, x, train, conditions) for name, module in prepared.items()}
     calls["convolution"] = cases.runner(limit.convolution, x, train, conditions)
     calls["copy"] = limit.copy
     everything = (*modules.values(), limit.convolution)
@@ -152,7 +153,7 @@ def measure_case(
     common |= {"options": options_of(block, m.channels), "batch": batch, "phase": phase}
     common["dtype"] = conditions.precision
     rows = []
-    for name, module in modules.items():
+    for name in modules:
         row = {**common, "implementation": name, **timing_fields(times[name])}
         if "reference" in times and name != "reference":
             row |= ratio_fields(times[name], times["reference"])
@@ -160,7 +161,7 @@ def measure_case(
             row["difference"] = float((outputs[name] - expected).abs().max() / expected.abs().max())
         if train:
             with conditions.autocast():
-                row["saved_bytes"] = saved_for_backward(module, x)
+                row["saved_bytes"] = saved_for_backward(prepared[name], x)
             row["saved_x_input"] = row["saved_bytes"] / x.untyped_storage().nbytes()
         job = {"operator": block.name, "channels": m.channels, "height": m.height, "width": m.width}
         row["peak_bytes"] = meter.measure({**job, "batch": batch, "train": train, "implementation": name})

@@ -87,15 +87,19 @@ class Trainee:
     Attributes:
         model: In train mode.
         fused: A copy in eval mode with fused layers.
+        call_model: `model`, compiled if that is measured.
+        call_fused: `fused`, the same.
         batch: A fixed random batch with boxes.
-        image: One image.
+        image: The images of an inference.
         optimizer: For all parameters.
         scaler: Scales the loss in float16.
-        conditions: Device, precision, threads.
+        conditions: Device, precision, threads, memory layout, compiled or not.
     """
 
     model: Any
     fused: Any
+    call_model: Any
+    call_fused: Any
     batch: dict[str, torch.Tensor]
     image: torch.Tensor
     optimizer: torch.optim.Optimizer
@@ -103,38 +107,45 @@ class Trainee:
     conditions: Conditions
 
     @classmethod
-    def build(cls, name: str, imgsz: int, batch: int, conditions: Conditions) -> Trainee:
+    def build(cls, name: str, imgsz: int, batch: int, conditions: Conditions, images: int = 1) -> Trainee:
         """Build a model from its YAML with the same random weights each time."""
         from ultralytics.cfg import get_cfg
         from ultralytics.nn.tasks import DetectionModel
 
         torch.manual_seed(0)
         with quiet():
-            model: Any = DetectionModel(name, verbose=False).to(conditions.device)
+            model: Any = conditions.place(DetectionModel(name, verbose=False))
         fused = folded(model)
         model.args = get_cfg()  # gains of the loss
-        data = random_batch(batch, imgsz, int(model.yaml["nc"]), conditions.device)
+        data = random_batch(batch, imgsz, int(model.yaml["nc"]), conditions)
+        image = random_batch(images, imgsz, 1, conditions)["img"]
         # A rate so small that the weights, and with them the cost of the loss, do not change.
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
         scaler = torch.amp.GradScaler(conditions.device.type, enabled=conditions.dtype == torch.float16)
-        return cls(model.train(), fused, data, data["img"][:1].clone(), optimizer, scaler, conditions)
+        model.train()
+        called = conditions.prepare(model), conditions.prepare(fused)
+        return cls(model, fused, *called, data, image, optimizer, scaler, conditions)
 
     def train_step(self) -> None:
         """Forward pass, loss, backward pass, optimizer."""
         with self.conditions.autocast():
-            loss, _ = self.model(self.batch)
+            # As Ultralytics trains: a compiled model does not compute the loss.
+            if self.conditions.compiled:
+                loss, _ = self.model.loss(self.batch, self.call_model(self.batch["img"]))
+            else:
+                loss, _ = self.model(self.batch)
         self.scaler.scale(loss.sum()).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def predict(self) -> object:
-        """The forward pass for one image, without non-maximum suppression."""
+        """The forward pass for the images of an inference, without non-maximum suppression."""
         with torch.inference_mode(), self.conditions.autocast():
-            return self.fused(self.image)
+            return self.call_fused(self.image)
 
 
-def random_batch(images: int, imgsz: int, classes: int, device: torch.device) -> dict[str, torch.Tensor]:
+def random_batch(images: int, imgsz: int, classes: int, conditions: Conditions) -> dict[str, torch.Tensor]:
     """Random images and boxes in the form of Ultralytics' loader; the same each time."""
     random = torch.Generator().manual_seed(0)
     n = images * BOXES
@@ -146,22 +157,24 @@ def random_batch(images: int, imgsz: int, classes: int, device: torch.device) ->
         "bboxes": torch.cat([centre, size], 1),
         "batch_idx": torch.arange(images).repeat_interleave(BOXES).float(),
     }
-    return {key: value.to(device) for key, value in data.items()}
+    data = {key: value.to(conditions.device) for key, value in data.items()}
+    return {**data, "img": conditions.place(data["img"])}
 
 
 def peak_step(job: Mapping[str, Any], small: bool) -> Callable[[], object]:
     """A step for the peak meter.
 
     Args:
-        job: model, imgsz, batch, train; device, dtype, threads.
+        job: model, imgsz, batch, train; the conditions.
         small: Use a small image instead.
     """
-    conditions = Conditions.of(job["device"], job["dtype"], job["threads"])
-    made = Trainee.build(job["model"], 64 if small else job["imgsz"], job["batch"], conditions)
+    conditions = Conditions.of(**job)
+    images = {"batch": job["batch"]} if job["train"] else {"batch": 1, "images": job["batch"]}
+    made = Trainee.build(job["model"], 64 if small else job["imgsz"], conditions=conditions, **images)
     if job["train"]:
-        del made.fused
+        del made.fused, made.call_fused
         return made.train_step
-    del made.model, made.optimizer
+    del made.model, made.call_model, made.optimizer
     return made.predict
 
 
@@ -172,6 +185,7 @@ def measure(
     batch: int = 4,
     repeats: int | None = None,
     onnx: bool = True,
+    images: int = 1,
 ) -> list[dict[str, Any]]:
     """Rows of `FIELDS`.
 
@@ -182,6 +196,7 @@ def measure(
         batch: Images of a training step.
         repeats: Rounds; by default as many as the time allows.
         onnx: Also measure the exported models, in ONNX Runtime on the CPU.
+        images: Images of an inference.
     """
     from ultralytics.utils import TQDM
 
@@ -195,34 +210,34 @@ def measure(
     found: dict[str, dict[tuple[str, int, str], Spread]] = {name: {} for name in names}
     with conditions.applied(), PeakMeter(conditions, "yolo_attn.measure.whole_models:peak_step") as meter:
         for name in names:
-            for what, images in (("training peak", batch), ("inference peak", 1)):
-                job = {"model": name, "imgsz": imgsz, "batch": images, "train": what.startswith("training")}
+            for what, several in (("training peak", batch), ("inference peak", images)):
+                job = {"model": name, "imgsz": imgsz, "batch": several, "train": what.startswith("training")}
                 peak = meter.measure(job)
                 if peak is not None:
-                    found[name][what, images, "MiB"] = Spread((peak / 2**20,))
+                    found[name][what, several, "MiB"] = Spread((peak / 2**20,))
             stage(f"peak memory of {name}")
     with conditions.applied(), memory_errors(f"batch={batch} imgsz={imgsz}"):
-        made = {name: Trainee.build(name, imgsz, batch, conditions) for name in names}
+        made = {name: Trainee.build(name, imgsz, batch, conditions, images) for name in names}
         stage("built")
         times = interleave({k: m.train_step for k, m in made.items()}, repeats, TRAIN_SECONDS, wait=conditions.wait)
         add(found, "training step", batch, times)
         stage("training steps")
         costs = {name: cost(m.model, imgsz) for name, m in made.items()}
         times = interleave({k: m.predict for k, m in made.items()}, repeats, SECONDS, wait=conditions.wait)
-        add(found, "inference", 1, times)
+        add(found, "inference", images, times)
         stage("inference")
         if onnx:
-            add(found, "ONNX inference", 1, time_onnx(made, conditions, repeats))
+            add(found, "ONNX inference", images, time_onnx(made, conditions, repeats))
             stage("ONNX inference")
     bar.close()
     rows = []
     for name in names:
         parameters, gflops = costs[name]
         model = {"model": Path(name).stem, "parameters": parameters, "gflops": gflops}
-        for (what, images, unit), spread in sorted(found[name].items(), key=lambda item: MEASURES.index(item[0][0])):
-            row = {**model, "imgsz": imgsz, "measure": what, "batch": images, "unit": unit, "n": spread.n}
+        for (what, several, unit), spread in sorted(found[name].items(), key=lambda item: MEASURES.index(item[0][0])):
+            row = {**model, "imgsz": imgsz, "measure": what, "batch": several, "unit": unit, "n": spread.n}
             row |= {"median": spread.median, "p10": spread.p10, "p90": spread.p90}
-            stock = found[names[0]].get((what, images, unit))
+            stock = found[names[0]].get((what, several, unit))
             if name != names[0] and stock:
                 ratio = spread.ratio_to(stock)
                 row |= {"ratio": ratio.median, "ratio_p10": ratio.p10, "ratio_p90": ratio.p90}

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...kernels.graph import attention
+from ...kernels.neighborhood_shifts import neighbor_sum
 from ...kernels.window import Window, mirror_pad
 from ...layers import check_heads, check_least
 from ...registry import register
-from .operator import CODE, PAPER, TITLE, ConvolutionPath, head_by_head, neighbor_sum
+from .operator import CODE, PAPER, TITLE, ConvolutionPath, head_by_head
 
 
 @register(

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from ...kernels import accelerated, eligibility
 from ...kernels.export_acmix import ACmixLayers
 from ...kernels.graph import is_known, is_recorded, shape_of
-from ...kernels.window import Window, mirror_pad
+from ...kernels.neighborhood_shifts import neighbor_logits, neighbor_sum
+from ...kernels.window import Window
 from ...layers import check_heads
 from ...registry import register
 
@@ -219,40 +220,6 @@ def head_by_head(qkv: Tensor, heads: int, head_dim: int) -> Tensor:
     """The projections with an axis each for channel, kind and head: (B, 3 C, H, W) -> B D 3 h H W."""
     b, _, height, width = qkv.shape
     return qkv.view(b, head_dim, 3, heads, height, width)
-
-
-def neighbor_logits(q_BhDPQ: Tensor, k_BhDHW: Tensor, window: Window) -> Tensor:
-    """One logit per query and neighbour, B h L P Q, in float32 at least.
-
-    Args:
-        q_BhDPQ: Queries, scaled.
-        k_BhDHW: Keys.
-        window: The neighbourhood.
-    """
-    q_BhDPQ = q_BhDPQ.to(torch.promote_types(q_BhDPQ.dtype, torch.float32))
-    return torch.stack([(q_BhDPQ * neighbor).sum(2) for neighbor in _neighbors(k_BhDHW, window)], 2)
-
-
-def neighbor_sum(weights_BhLPQ: Tensor, v_BhDHW: Tensor, window: Window) -> Tensor:
-    """Sum each query's neighbours with given weights, B h D P Q, in the dtype of the values.
-
-    Args:
-        weights_BhLPQ: A weight per query and neighbour.
-        v_BhDHW: Values.
-        window: The neighbourhood.
-    """
-    total = torch.zeros_like(v_BhDHW[..., :: window.stride, :: window.stride])
-    for i, neighbor in enumerate(_neighbors(v_BhDHW, window)):
-        total = total + weights_BhLPQ[:, :, i, None] * neighbor
-    return total.to(v_BhDHW.dtype)
-
-
-def _neighbors(x_BhDHW: Tensor, window: Window) -> list[Tensor]:
-    """L views, B h D P Q each, of one mirrored map, each shifted to another neighbour."""
-    height, width = x_BhDHW.shape[-2:]
-    padded = mirror_pad(x_BhDHW, window.border)
-    s, steps = window.stride, range(0, 2 * window.border + 1, window.dilation)
-    return [padded[..., dy : dy + height : s, dx : dx + width : s] for dy in steps for dx in steps]
 
 
 def place(like: Tensor, dtype: torch.dtype) -> Tensor:
