@@ -5,7 +5,7 @@
 
 Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
 docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-docs/bench.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are
+docs/bench.md, docs/reliability.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are
 generated.
 """
 
@@ -117,6 +117,7 @@ def documents() -> dict[Path, str]:
     parts: dict[str, dict[str, Callable[[], str]]] = {
         "README.md": {"papers": papers_table},
         "docs/bench.md": {"measured blocks": measured.blocks, "measured models": measured.models},
+        "docs/reliability.md": {"counted": measured.reliability},
         **{f"docs/{page}.md": {"cost": partial(cost_table, page)} for page in PAGES},
     }
     for name, tables in parts.items():

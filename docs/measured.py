@@ -149,3 +149,16 @@ def versus(r: Row, other: str) -> str:
         return ""
     mean, low, high = (float(r[f"vs_{other}_{k}"] or "nan") for k in ("mean", "t_low", "t_high"))
     return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}): {r[f'vs_{other}_verdict']}"
+
+
+def reliability() -> str:
+    """What was tried, what survived and what was lost, by part of benchmarks/reliability."""
+    found = rows(ROOT / "benchmarks" / "reliability" / "results.csv")
+    lines = ["| part | tried | survived | lost | |", "|---|---|---|---|---|"]
+    for r in found:
+        numbers = " | ".join(f"{int(r[column]):,}" for column in ("tried", "survived", "lost"))
+        lines.append(f"| {r['part']} | {numbers} | {r['notes']} |")
+    dates, versions = sorted(r["date"] for r in found), sorted({(r["ultralytics"], r["torch"]) for r in found})
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    used = "; ".join(f"Ultralytics {u}, PyTorch {torch.split('+')[0]}" for u, torch in versions)
+    return "\n".join([*lines, "", f"{when}, {used}."])

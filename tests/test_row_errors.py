@@ -161,21 +161,42 @@ class Failing(nn.Module):
         if kind == "model":
             tasks.parse_model(model(), 3, verbose=False)
         if kind:
-            raise {"os": OSError, "key": KeyError, "own": type("Own", (Exception,), {})}.get(kind, RuntimeError)(
-                "reason"
-            )
+            own, mute = (type(name, (Exception,), {}) for name in ("Own", "Mute"))
+            mute.__str__ = lambda self: 1 / 0
+            kinds = {"os": OSError, "key": KeyError, "own": own, "mute": mute, "exit": SystemExit}
+            raise kinds.get(kind, RuntimeError)("reason")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("os", "OSError"), ("key", "KeyError"), ("own", "Own"), ("model", "Runtime")]
+    ("kind", "says"),
+    [
+        ("os", "OSError: reason"),
+        ("key", "KeyError: 'reason'"),
+        ("own", "Own: reason"),
+        ("model", "RuntimeError: reason"),
+        ("exit", "SystemExit: reason"),
+        ("mute", "Mute: (an exception that has no text)"),
+    ],
 )
-def test_an_error_of_a_users_constructor_gets_its_row_whatever_its_type(kind: str, name: str) -> None:
+def test_an_error_of_a_users_constructor_gets_its_row_whatever_its_type(kind: str, says: str) -> None:
     yolo_attn.register("FailingRow", paper=PAPER)(Failing)
     message = error(model([-1, 1, "FailingRow", []], [-1, 1, "FailingRow", [kind]]))
-    assert message.startswith("row 2 [-1, 1, FailingRow, ") and f"{name}" in message and "reason" in message
+    assert message.startswith("row 2 [-1, 1, FailingRow, ") and message.endswith(says)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ([-1, "2", "Conv", [64]], "row 1 [-1, '2', Conv, [64]]: the repeats must be an integer"),
+        ([-1, 1, "Conv", 64], "row 1 [-1, 1, Conv, 64]: the arguments must be a list. Write [64]."),
+    ],
+    ids=str,
+)
+def test_a_stock_row_that_is_malformed_is_refused_beside_ours(row: list, says: str) -> None:
+    assert error(model(row)).startswith(says)
 
 
 def test_an_error_of_a_stock_row_is_not_blamed_on_the_row_before_it() -> None:

@@ -68,7 +68,7 @@ def building(d: Mapping[str, Any]) -> Iterator[Build]:
     token = _build.set(build)
     try:
         yield build
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         if not build.constructing:
             raise
         raise RegistryError(f"{build.rows[-1]}: {_reason(e)}") from e
@@ -221,7 +221,7 @@ def run_once(model: nn.Sequential, build: Build) -> None:
     for i, c1 in build.inputs.items():
         try:
             _run(model[i], c1)
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             if all(is_shipped(type(m)) for m in model[i].modules() if registry.of(type(m))):
                 raise RegistryError(f"{build.rows[i]}: {_reason(e)}") from e
         for m in model[i].modules():
@@ -247,7 +247,7 @@ def _check_size(carrier: Residual, where: str) -> None:
     channels = next(carrier.bn.parameters()).numel()
     try:
         shape = tuple(_run(carrier.operator, channels).shape)
-    except Exception:  # it does not take so small an input, and tells when the model first runs
+    except (Exception, SystemExit):  # it does not take so small an input, and tells when the model first runs
         return
     if shape != (1, channels, 8, 8):
         name = type(carrier.operator).__name__
@@ -261,7 +261,7 @@ def _declared_channels(module: Any, arguments: list[Any], where: str) -> Any:
     """What a class's own `out_channels` says."""
     try:
         channels = module.out_channels(*arguments)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise RegistryError(f"{where}: {_reason(e)}") from e
     for c in channels if isinstance(channels, (tuple, list)) else [channels]:
         if not fits(c, int) or c < 1:
@@ -272,9 +272,13 @@ def _declared_channels(module: Any, arguments: list[Any], where: str) -> Any:
     return tuple(channels) if isinstance(channels, list) else channels
 
 
-def _reason(e: Exception) -> str:
+def _reason(e: BaseException) -> str:
     """What an exception says, with its type unless it is one that is meant for users."""
-    return str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+    try:
+        says = str(e)
+    except Exception:
+        says = "(an exception that has no text)"
+    return says if says and isinstance(e, ValueError) else f"{type(e).__name__}: {says}"
 
 
 def _check_single(x: int, i: int, ch: list[Any], where: str) -> None:

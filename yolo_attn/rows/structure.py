@@ -122,10 +122,9 @@ def _check_row(i: int, row: Any) -> None:
     if not isinstance(name, str) or not name:
         raise RegistryError(f"{where}: the module must be the name of a layer or a block, not {name!r}; {FORM}.")
     _check_from(i, f, where)
-    block = registry.get(name)
-    if block is None:
-        return
-    if not fits(n, int) or n < 1:
+    stock = registry.get(name) is None
+    # parse_model accepts more than it should in its own rows; here only what it cannot compute with is refused.
+    if not (isinstance(n, (int, float)) if stock else fits(n, int) and n >= 1):
         raise RegistryError(f"{where}: the repeats must be an integer of at least 1, not {n!r}.")
     if not isinstance(arguments, (list, tuple)):
         right = [] if arguments is None else [arguments]
