@@ -70,8 +70,9 @@ def main() -> None:
                     writer.writerow([model, seed, arm, f"{found['map']:.4f}", f"{found['map50']:.4f}"])
                     f.flush()
             result = paired(scores["aligned"], scores["stock"])
-            interval = f"{result.t[0]:+.4f} to {result.t[1]:+.4f}" if result.t else f"none: {result.why}"
-            print(f"{model}: aligned - stock = {result.mean:+.4f} mAP50-95, 95 % interval {interval}, {result.n} seeds")
+            mean, low, high, n = (result[k] for k in ("mean", "t_low", "t_high", "n"))
+            interval = f"none: {result['why']}" if low is None else f"{low:+.4f} to {high:+.4f}"
+            print(f"{model}: aligned - stock = {mean:+.4f} mAP50-95, 95 % interval {interval}, {n} seeds")
     print(file)
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_attn.commands import bench_detect
-from yolo_attn.commands.parser import Command
 from yolo_attn.detect import arguments
-from yolo_attn.detect.executors import Task
 from yolo_attn.detect.plan import CANDIDATE, STOCK, Dataset, Model, Plan
 from yolo_attn.detect.store import DONE, Store
 from yolo_attn.detect.work import End
@@ -34,8 +32,7 @@ def tiny_store(folder: Path, **changes: Any) -> tuple[Plan, Store]:
 def request_of(data: str, *more: str, models: str = "yolov8n") -> arguments.Request:
     """The request that a command line of `bench detect` means."""
     typed = [f"models={models}", f"data={data}", "control=0", "imgsz=64", "dry=1", *more]
-    values = Command("bench detect", "", lambda: 0, *bench_detect.DETECT, rest=bench_detect.TRAINING).parse(typed)
-    return arguments.read_request(values, shlex.join(typed))
+    return arguments.read_request(bench_detect.DETECT.parse(typed), shlex.join(typed))
 
 
 class FakeExecutor:
@@ -50,11 +47,11 @@ class FakeExecutor:
         self.ends = {id: list(found) for id, found in (ends or {}).items()}
         self.slots, self.under_way, self.log, self.closed = slots, list[str](), list[str](), False
 
-    def submit(self, task: Task) -> None:
+    def submit(self, id: str, job: dict[str, Any], folder: Path) -> None:
         assert len(self.under_way) < self.slots
-        assert task.folder.is_dir()
-        self.under_way.append(task.id)
-        self.log.append(task.id)
+        assert folder.is_dir()
+        self.under_way.append(id)
+        self.log.append(id)
 
     def poll(self) -> dict[str, End]:
         if not self.under_way:

@@ -19,7 +19,7 @@ from yolo_attn.detect.results import gather
 
 def measured(plan: Plan) -> dict[str, Any]:
     row = {**dict.fromkeys(costs.MEASURED, 5.0), "onnx_ms": None}
-    rows = {d.name: {m.name: {**row} for m in plan.models} for d in plan.datasets}
+    rows = {m.name: row for m in plan.models}
     return {"key": costs.key(plan), "rows": rows, "setup": {"device": "cpu X", "threads": 1, "imgsz": 64, "torch": "2"}}
 
 
@@ -29,26 +29,21 @@ def test_latency_is_measured_once_for_a_table(tmp_path: Path, monkeypatch: pytes
     store = fabricate(tmp_path, 2, samples=0)
     plan = store.read_plan()
     for _ in range(2):
-        costs.costs(store, plan)
+        report.write_report(store)
     assert len(count) == 1
     assert gather(store)["rows"][1]["cost"]["latency_ms"] == 5.0
-    costs.costs(store, replace(plan, models=plan.models[:2]))
-    assert len(count) == 2
+    store.write_plan(replace(plan, models=plan.models[:2]).with_cells())
     assert gather(store)["rows"][1]["cost"]["latency_ms"] is None, "that of another table"
     (tmp_path / costs.FILE).write_text("{")
-    costs.costs(store, plan)
-    assert len(count) == 3
+    report.write_report(store)
+    assert len(count) == 2
 
 
-def test_a_report_has_one_figure_for_the_size_of_a_model_on_a_dataset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_has_one_figure_for_the_size_of_a_model_on_a_dataset(tmp_path: Path) -> None:
     store = fabricate(tmp_path, 1, datasets=("one", "two"), samples=0)
     plan = store.read_plan()
     other = {"two": [7, 0.5]}
     store.write_plan(replace(plan, models=tuple(replace(m, costs=other) for m in plan.models)))
-    monkeypatch.setattr(costs, "measure", measured)
-    costs.costs(store, store.read_plan())
     results = gather(store)
     for m in results["models"]:
         rows = {r["data"]: r["cost"] for r in results["rows"] if r["model"] == m["name"]}
@@ -63,7 +58,7 @@ def test_models_of_every_task_are_timed() -> None:
     assert [r for r in found["remarks"] if "busy" not in r] == []
     assert found["setup"]["imgsz"] == 64
     for name in names:
-        cost = found["rows"]["d"][name]
+        cost = found["rows"][name]
         assert 0 < cost["latency_p10"] <= cost["latency_ms"] <= cost["latency_p90"]
         assert 0 < cost["onnx_p10"] <= cost["onnx_ms"] <= cost["onnx_p90"]
 
@@ -73,8 +68,8 @@ def test_a_model_that_cannot_be_timed_does_not_affect_the_others() -> None:
     broken = {**d, "backbone": [[-1, 1, "NoSuchModule", [64]], *d["backbone"][1:]]}
     models = (Model("stock", STOCK, d, 0, 0.0), Model("broken", CANDIDATE, broken, 0, 0.0))
     found = costs.measure(replace(tiny_plan(), models=models, arguments={"imgsz": 32}), seconds=0)
-    assert found["rows"]["d"]["stock"]["latency_ms"] > 0
-    assert set(found["rows"]["d"]["broken"].values()) == {None}
+    assert found["rows"]["stock"]["latency_ms"] > 0
+    assert set(found["rows"]["broken"].values()) == {None}
     assert any("broken was not measured" in remark for remark in found["remarks"])
 
 
@@ -82,18 +77,5 @@ def test_a_model_that_cannot_be_timed_does_not_affect_the_others() -> None:
 def test_latency_of_a_busy_machine_has_a_remark(load: float, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    found = costs.measure(replace(tiny_plan(), datasets=()), seconds=0)
+    found = costs.measure(replace(tiny_plan(), models=()), seconds=0)
     assert any("load 9.0 on 2 cores" in remark for remark in found["remarks"]) == busy
-
-
-def test_latency_is_not_measured_while_cells_are_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "measure", measured)
-    store = fabricate(tmp_path, 2, todo=lambda *_: "nobody", samples=0)
-    plan = store.read_plan()
-    attempt = store.claim(plan.cells[0].id)
-    assert attempt
-    report.write_report(store)
-    assert costs.read(store, plan) is None
-    store.release(attempt)
-    report.write_report(store)
-    assert costs.read(store, plan) is not None

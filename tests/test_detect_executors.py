@@ -20,8 +20,7 @@ import torch
 from jobs import clean_environment
 
 import yolo_attn
-from yolo_attn.detect import executors
-from yolo_attn.detect.executors import Task, local
+from yolo_attn.detect.executors import EXECUTORS, local
 from yolo_attn.detect.executors.ray import share
 from yolo_attn.detect.store import DONE, OPEN, Store
 from yolo_attn.detect.work import End
@@ -46,7 +45,7 @@ def test_each_local_run_sees_one_gpu(
     executor = local.Local()
     assert executor.slots == 2
     for id in "ab":
-        executor.submit(Task(id, {}, tmp_path))
+        executor.submit(id, {}, tmp_path)
     executor.close()
     assert sorted(seen) == expected
 
@@ -57,7 +56,7 @@ def test_a_run_that_raises_is_reported_as_failed(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(local, "train", train)
     executor = local.Local(device="cpu")
-    executor.submit(Task("a", {}, tmp_path))
+    executor.submit("a", {}, tmp_path)
     executor.close()
     assert executor.poll() == {"a": End("failed", "RuntimeError: no luck")}
 
@@ -77,9 +76,9 @@ def test_a_local_run_has_the_threads_of_plain_training_or_fewer(
 @pytest.mark.parametrize(
     ("address", "variable", "said"),
     [
-        ("127.0.0.1:1", "", "ray_address=127.0.0.1:1: nothing answers there."),
-        (None, "127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1: nothing answers there."),
-        ("somewhere", "", "ray_address=somewhere must be host:port"),
+        ("127.0.0.1:1", "", "ray_address=127.0.0.1:1: nothing answers there"),
+        (None, "127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1: nothing answers there"),
+        ("somewhere", "", "ray_address=somewhere: nothing answers there; host:port is needed"),
     ],
 )
 def test_a_ray_cluster_that_does_not_answer_is_refused(
@@ -88,7 +87,7 @@ def test_a_ray_cluster_that_does_not_answer_is_refused(
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", variable)
     with pytest.raises(UsageError, match=said):
-        executors.make("ray", ray_address=address)
+        EXECUTORS["ray"](None, None, None, address)
 
 
 MACHINES = {
@@ -295,8 +294,7 @@ def test_an_interrupted_ray_driver_leaves_no_run_and_frees_its_cells(
 def test_a_ray_cluster_that_cannot_be_used_is_refused(
     threads: int, mode: str, said: str, cluster: Cluster, tmp_path: Path
 ) -> None:
-    make = f"executors.make('ray', {threads=}, ray_address={cluster.address!r})"
-    code = f"from yolo_attn.detect import executors\n{make}"
+    code = f"from yolo_attn.detect.executors.ray import Ray\nRay(None, None, {threads}, {cluster.address!r})"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(RAY_AUTH_MODE=mode), capture_output=True, text=True
     )

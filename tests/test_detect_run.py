@@ -12,7 +12,7 @@ import pytest
 from plans import FakeExecutor, tiny_store
 
 from yolo_attn import commands
-from yolo_attn.detect import executors, run
+from yolo_attn.detect import run, status
 from yolo_attn.detect.executors import local
 from yolo_attn.detect.run import Tally, execute
 from yolo_attn.detect.store import DONE, FAILED, OPEN, RUNNING, Store, write_json
@@ -112,10 +112,10 @@ def test_progress_shows_runs_failures_and_the_last_score(
     attempt = s.claim(plan.cells[3].id)
     assert attempt
     write_json(attempt.path / "progress.json", {"share": 0.25})
-    monkeypatch.setattr(run.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(status.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", columns)
     tally = Tally(done=2, failed={"x": "why"}, last="last: a on d, seed 0: mAP50 0.500")
-    run.Progress(plan, s)(tally, [plan.cells[3]])
+    status.Progress(plan, s)(tally, [plan.cells[3]])
     shown = capsys.readouterr().err
     assert shown.startswith("\r\x1b[K2/4 runs done, 1 failed, ")
     if columns == "200":
@@ -124,7 +124,7 @@ def test_progress_shows_runs_failures_and_the_last_score(
 
 def test_without_a_terminal_progress_is_one_line_for_each_run(tmp_path: Path, capsys: Any) -> None:
     plan, s = tiny_store(tmp_path)
-    execute(plan, s, FakeExecutor({plan.cells[1].id: [End(FAILED, "why")]}, slots=1), run.Progress(plan, s))
+    execute(plan, s, FakeExecutor({plan.cells[1].id: [End(FAILED, "why")]}, slots=1), status.Progress(plan, s))
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["1/4", "1/4", "2/4", "3/4"]
     assert lines[0].endswith("last: a on d, seed 0: mAP50 0.500") and lines[1].endswith("last: b on d, seed 0: failed")
@@ -147,7 +147,7 @@ def test_a_plan_can_be_written_without_running_it(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be run")
 
-    monkeypatch.setattr(executors, "make", refuse)
+    monkeypatch.setitem(run.EXECUTORS, "local", refuse)
     argv = ["models=yolov8n,mlca@neck", f"data={tiny_data}", "imgsz=64", "control=0", "seeds=3", f"out={tmp_path}"]
     assert commands.main(["bench", "detect", *argv, "run=0"]) == 0
     text = capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_bench_cell_runs_one_cell_and_its_exit_code_tells_how_it_ended(
 
 def test_bench_cell_of_a_done_cell_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, s = tiny_store(tmp_path)
-    s.cell(plan.cells[0].id).mkdir()
+    s.cell(plan.cells[0].id).mkdir(parents=True)
     s.publish(plan.cells[0].id, {"values": {}})
     monkeypatch.setattr(local, "train", None)
     assert commands.main(["bench", "cell", str(tmp_path), "0"]) == 0

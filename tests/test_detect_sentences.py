@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from fabricated import COMPARED, KINDS, SCORES, compared, row_of
 
 from yolo_attn.detect.results import gather
-from yolo_attn.detect.sentences import plural, signed, verdict, warnings
+from yolo_attn.detect.sentences import plural, signed
 from yolo_attn.detect.statistics import BETTER, NONE, PRELIMINARY, SAME, WORSE
 from yolo_attn.detect.store import DONE
 
@@ -35,7 +34,7 @@ def test_a_finished_folder_gives_means_and_paired_differences_of_its_scores(tmp_
     results = gather(compared(tmp_path))
     assert [(r["data"], r["model"]) for r in results["rows"]] == [("shapes", m[0]) for m in COMPARED]
     ours = row_of(results, "ours")
-    assert (ours["n"], ours["failed"]) == (5, 0)
+    assert (ours["seeds"], ours["failed"]) == (5, 0)
     assert ours["metrics"]["mAP50-95"]["mean"] == pytest.approx(mean("ours"))
     assert ours["metrics"]["mAP50-95"]["values"]["1"] == SCORES["ours"][1]
     assert ours["metrics"]["mAP50-95 small"]["mean"] == pytest.approx(0.7 * mean("ours"))
@@ -60,7 +59,7 @@ def test_an_unfinished_folder_pairs_the_seeds_that_both_models_have(tmp_path: Pa
     )
     results = gather(store)
     ours = row_of(results, "ours")
-    assert (ours["n"], ours["failed"], ours["vs_stock"]["n"], ours["vs_control"]["n"]) == (2, 1, 2, 1)
+    assert (ours["seeds"], ours["failed"], ours["vs_stock"]["n"], ours["vs_control"]["n"]) == (2, 1, 2, 1)
     assert set(ours["vs_stock"]["differences"]) == {"0", "2"}
     assert (row_of(results, "cheap")["metrics"], row_of(results, "cheap")["seconds"]) == ({}, None)
     text = "\n".join(results["warnings"])
@@ -114,7 +113,7 @@ def test_below_five_seeds_there_is_no_verdict(seeds: int, begins: str, tmp_path:
     assert text.startswith(begins)
     assert "better" not in text.replace("better or worse", "") and "chance alone" not in text
     assert any("too few for a verdict" in w for w in results["warnings"])
-    said = {verdict(results, r, "vs_stock") for r in results["rows"][1:]}
+    said = {r["vs_stock"]["verdict"] for r in results["rows"][1:]}
     assert said == {PRELIMINARY if seeds == 4 else NONE}
     if seeds == 4:
         assert "Against the stock model: 2 preliminary, of 2 comparisons." in text
@@ -123,7 +122,8 @@ def test_below_five_seeds_there_is_no_verdict(seeds: int, begins: str, tmp_path:
 def test_where_nothing_was_learned_verdicts_are_preliminary(tmp_path: Path) -> None:
     low = {"stock": 0.001, "ours": 0.01, "cheap": 0.002, "stock+2": 0.003}
     results = gather(compared(tmp_path, changes=lambda c: {"values": {"mAP50-95": low[c.model] * (1 + 0.1 * c.seed)}}))
-    assert row_of(results, "ours")["vs_stock"]["verdict"] == BETTER
+    assert row_of(results, "ours")["vs_stock"]["t_low"] > 0
+    assert row_of(results, "ours")["vs_stock"]["verdict"] == PRELIMINARY
     assert results["summary"][0].startswith("Preliminary, without a verdict")
     assert any("no model reaches mAP50-95 0.02" in w for w in results["warnings"])
 
@@ -175,17 +175,6 @@ def test_a_control_of_another_cost_is_a_warning(tmp_path: Path) -> None:
     assert results["warnings"] == [
         "shapes: the cost control stock+2 has 5.0% more GFLOPs than ours; nothing closer was found."
     ]
-
-
-def test_a_wider_control_that_cannot_take_the_starting_weights_is_a_warning(tmp_path: Path) -> None:
-    store = compared(tmp_path)
-    plan = store.read_plan()
-    wider = replace(plan, models=(*plan.models[:-1], replace(plan.models[-1], grown=False)))
-    store.write_plan(wider)
-    said = gather(store)["warnings"]
-    assert any("stock+2 is wider than yolov8n.pt" in line for line in said)
-    results = gather(store) | {"start": {}}
-    assert not any("is wider than" in line for line in warnings(results))
 
 
 # ------------------------------------------------------------------------------------------------------------ wording

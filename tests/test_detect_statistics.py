@@ -18,9 +18,9 @@ from yolo_attn.detect.statistics import (
     SAME,
     WORSE,
     detectable,
-    mean_interval,
     paired,
     reported,
+    spread,
 )
 
 scores = st.floats(0, 1, allow_subnormal=False)
@@ -31,23 +31,25 @@ scores = st.floats(0, 1, allow_subnormal=False)
 def test_the_t_interval_is_that_of_scipys_paired_test(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = (dict(enumerate(side)) for side in zip(*pairs, strict=True))
     found = paired(ours, theirs)
-    if found.t is None:
+    if found["t_low"] is None:
         assert np.ptp([a - b for a, b in pairs]) < 1e-11
         return
     want = stats.ttest_rel(*zip(*pairs, strict=True)).confidence_interval(0.95)
-    assert found.t == pytest.approx((want.low, want.high), abs=1e-9)
-    assert found.mean == pytest.approx(np.mean([a - b for a, b in pairs]), abs=1e-12)
+    assert (found["t_low"], found["t_high"]) == pytest.approx((want.low, want.high), abs=1e-9)
+    assert found["mean"] == pytest.approx(np.mean([a - b for a, b in pairs]), abs=1e-12)
 
 
 def test_an_interval_by_hand() -> None:
     """Differences 0.01, 0.02, 0.03: mean 0.02, deviation 0.01; the table says t = 4.303 for two degrees of freedom."""
     found = paired({0: 0.51, 1: 0.62, 2: 0.73}, {0: 0.50, 1: 0.60, 2: 0.70, 9: 0.1})
-    assert found.n == 3
-    assert found.deviation == pytest.approx(0.01)
+    assert found["n"] == 3
+    assert found["deviation"] == pytest.approx(0.01)
     half = 4.303 * 0.01 / math.sqrt(3)
-    assert found.t == pytest.approx((0.02 - half, 0.02 + half), abs=1e-5)
-    assert found.bootstrap == pytest.approx((0.01, 0.03))  # 1 of 27 resamples is thrice the least value: over 2.5 %
-    assert found.verdict == SAME
+    assert (found["t_low"], found["t_high"]) == pytest.approx((0.02 - half, 0.02 + half), abs=1e-5)
+    assert (found["bootstrap_low"], found["bootstrap_high"]) == pytest.approx(
+        (0.01, 0.03)
+    )  # 1 of 27 resamples is thrice the least value: over 2.5 %
+    assert found["verdict"] == SAME
 
 
 @settings(max_examples=30, deadline=None)
@@ -55,11 +57,11 @@ def test_an_interval_by_hand() -> None:
 def test_the_other_way_round_everything_is_mirrored(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = ({i: pair[side] for i, pair in enumerate(pairs)} for side in (0, 1))
     one, two = paired(ours, theirs), paired(theirs, ours)
-    assert {one.verdict: two.verdict} in ({BETTER: WORSE}, {WORSE: BETTER}, {SAME: SAME}, {NONE: NONE})
-    for a, b in ((one.t, two.t), (one.bootstrap, two.bootstrap)):
-        assert (a is None) == (b is None)
-        if a and b:
-            assert a == pytest.approx((-b[1], -b[0]), abs=1e-9)
+    assert {one["verdict"]: two["verdict"]} in ({BETTER: WORSE}, {WORSE: BETTER}, {SAME: SAME}, {NONE: NONE})
+    for name in ("t", "bootstrap"):
+        low, high = two[f"{name}_low"], two[f"{name}_high"]
+        mirrored = (None, None) if low is None else pytest.approx((-high, -low), abs=1e-9)
+        assert (one[f"{name}_low"], one[f"{name}_high"]) == mirrored
 
 
 @pytest.mark.parametrize("n", (2, 3, 5, 20, 300))
@@ -77,7 +79,7 @@ def test_more_seeds_detect_less_and_any_number_of_them_is_known() -> None:
 def test_chance_alone_gives_a_verdict_in_one_of_twenty() -> None:
     random = np.random.default_rng(1)
     verdicts = [
-        paired(dict(enumerate(random.normal(0.5, 0.01, 5))), dict(enumerate(random.normal(0.5, 0.01, 5)))).verdict
+        paired(dict(enumerate(random.normal(0.5, 0.01, 5))), dict(enumerate(random.normal(0.5, 0.01, 5))))["verdict"]
         for _ in range(400)
     ]
     assert 0.02 < 1 - verdicts.count(SAME) / 400 < 0.085  # three standard deviations about 0.05
@@ -98,20 +100,21 @@ def test_chance_alone_gives_a_verdict_in_one_of_twenty() -> None:
 )
 def test_the_rule_of_verdicts(ours: dict[int, float], theirs: dict[int, float], verdict: str, why: str) -> None:
     found = paired(ours, theirs)
-    assert found.verdict == verdict
-    assert why in found.why
-    assert bool(found.why) == (found.t is None) == (found.detectable is None) == (verdict == NONE)
+    assert found["verdict"] == verdict
+    assert why in found["why"]
+    assert bool(found["why"]) == (found["t_low"] is None) == (found["detectable"] is None) == (verdict == NONE)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(scores, min_size=1, max_size=9))
 def test_intervals_of_means(values: list[float]) -> None:
-    mean, interval = mean_interval(values)
-    assert mean == pytest.approx(np.mean(values))
+    found = spread(dict(enumerate(values)))
+    assert found["mean"] == pytest.approx(np.mean(values))
     if len(values) == 1:
-        assert interval is None
+        assert found["low"] is found["high"] is found["sd"] is None
     elif np.ptp(values) > 1e-6:
-        assert interval == pytest.approx(stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values)))
+        want = stats.t.interval(0.95, len(values) - 1, found["mean"], stats.sem(values))
+        assert (found["low"], found["high"]) == pytest.approx(want)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +125,11 @@ def test_a_verdict_is_preliminary_with_few_seeds_or_models_that_learned_nothing(
     n: int, learned: bool, said: str
 ) -> None:
     found = paired({i: 0.5 + 0.001 * i for i in range(n)}, {i: 0.4 for i in range(n)})
-    assert found.verdict == BETTER
-    assert reported(vars(found), learned) == said
+    assert found["verdict"] == BETTER
+    assert reported(found, learned) == said
 
 
 def test_without_an_interval_there_is_no_verdict_however_many_seeds() -> None:
     same = {i: 0.5 for i in range(9)}
-    assert reported(vars(paired(same, same)), True) == NONE
+    assert reported(paired(same, same), True) == NONE
     assert reported(None, True) == NONE

@@ -28,7 +28,7 @@ def test_content_identifies_a_cell_and_names_and_paths_do_not() -> None:
     assert len(ids) == len(plan.cells) == 4
     renamed = replace(
         plan,
-        models=tuple(replace(m, name=m.name + "!", word="w") for m in plan.models),
+        models=tuple(replace(m, name=m.name + "!", entry="w") for m in plan.models),
         datasets=tuple(replace(s, name="other", path="/else", root="/else") for s in plan.datasets),
     ).with_cells()
     assert [c.id for c in renamed.cells] == [c.id for c in plan.cells]

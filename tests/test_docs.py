@@ -16,7 +16,7 @@ import make
 import pytest
 
 from yolo_attn import commands, registry
-from yolo_attn.commands import COMMANDS, bench_detect
+from yolo_attn.commands import COMMANDS
 from yolo_attn.commands.parser import Command
 from yolo_attn.yamls import shipped as assets
 
@@ -85,9 +85,6 @@ def test_every_command_that_is_named_exists(path: Path) -> None:
 
 def parser_of(command: str) -> Command:
     """The declaration of a command."""
-    if command in ("bench detect", "bench places"):  # their commands are made for each call
-        arguments = bench_detect.DETECT if command == "bench detect" else bench_detect.PLACES
-        return Command(command, "", lambda: 0, *arguments, rest=bench_detect.TRAINING)
     module, attribute = COMMANDS[command][0].split(":")
     return getattr(importlib.import_module(module), attribute)
 

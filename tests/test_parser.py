@@ -150,6 +150,13 @@ def test_calling_a_command_runs_it_with_the_values() -> None:
     assert values == {"size": 0}
 
 
+def test_a_command_may_receive_the_command_line_as_typed() -> None:
+    values: dict[str, Any] = {}
+    command = Command("x y", "", lambda **given: values.update(given) or 0, Argument("name", ""), typed=True)
+    command(["name=a b"])
+    assert values == {"name": "a b", "command": "yolo-attn x y 'name=a b'"}
+
+
 @pytest.mark.parametrize("value", ["0", "7", "+7", "٣", "1e3", ""])
 def test_whole_numbers_are_ascii_digits(value: str) -> None:
     if value.isascii() and value.isdigit():

@@ -58,7 +58,9 @@ class Page(HTMLParser):
 
 
 def write(results: dict[str, Any], folder: Path) -> Page:
-    return Page(page.write_html(page.content(results), results, folder))
+    path = folder / "report.html"
+    path.write_text(page.html(page.content(results), results, folder), encoding="utf-8")
+    return Page(path)
 
 
 def made(folder: Path, **words: Any) -> tuple[dict[str, Any], Page]:
@@ -111,7 +113,6 @@ def test_names_with_markup_stay_text(tmp_path: Path) -> None:
     assert all("hacked" not in script for script in found.raw["script"][1:])
     for name in (EVIL, "a<b>+1", "stock</script>", "a</script>&b", "</details><script>hacked()</script>"):
         assert name in found.text
-    assert EVIL in {a.get("data-model") for a in found.all("button")}
     specs = json.loads(found.raw["script"][0])
     assert EVIL in {row["model"] for spec in specs for row in spec[0]["data"]["values"]}
     assert not any("hacked" in text or "%{x}" in text for text in expressions(specs))

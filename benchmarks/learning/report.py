@@ -144,8 +144,8 @@ def _against(results: Sequence[Result], recipe: str) -> str:
     if recipe == BASELINE or not competes(recipe) or not by_seed:
         return "-"
     found = paired({s: statistics.fmean(x) for s, x in by_seed.items()}, dict.fromkeys(by_seed, 0.0))
-    interval = f" ({found.t[0]:+.3f} to {found.t[1]:+.3f})" if found.t else ""
-    return f"{found.mean:+.3f}{interval}"
+    interval = f" ({found['t_low']:+.3f} to {found['t_high']:+.3f})" if found["t_low"] is not None else ""
+    return f"{found['mean']:+.3f}{interval}"
 
 
 def _steps(results: Sequence[Result]) -> list[str]:

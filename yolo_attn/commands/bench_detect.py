@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +39,8 @@ SHARED = (
     Argument("threads", THREADS, whole(1)),
     Argument("keep", "1 keeps the trained weights", SWITCH, False),
     Argument("costs", "0 measures no latency", SWITCH, True),
-    Argument("dry", "1 prints the table and an estimate of the time, and writes nothing", SWITCH, False),
+    Argument("dry", "1 prints the table, and the time left by the runs that are done; writes nothing", SWITCH, False),
     Argument("run", "0 writes the plan only, for `bench cell`", SWITCH, True),
-)
-DETECT = (
-    Argument("models", "names (yolov8n-sam), YAML files, or block@place[@carrier]: hilo@neck", names, required=True),
-    Argument("base", "the stock model; by default the one with whose name the first model's name begins"),
-    Argument("control", "0 leaves out the cost-matched controls", SWITCH, True),
-    *SHARED,
-)
-PLACES = (
-    Argument("block", "a block from `yolo-attn list`", required=True),
-    Argument("base", "the stock model", default="yolov8n"),
-    Argument("forms", "row (a residual row), csp (inside C2f or C3k2)", names, places.FORMS, choices=places.FORMS),
-    Argument("levels", "levels of the pyramid", names, LEVELS, choices=LEVELS),
-    Argument("control", "1 adds a cost-matched control for each place that costs more than stock", SWITCH, False),
-    *SHARED,
 )
 TRAINING = Rest(
     "Every other argument is one of `yolo train`, the same for all runs: epochs=30 imgsz=320 pretrained=yolov8n.pt",
@@ -68,22 +51,12 @@ TRAINING = Rest(
 FOLDER = Argument("out", "results folder of `bench detect` or `bench places`", PATH, required=True, positional=True)
 
 
-def detect(arguments: Sequence[str]) -> int:
-    """Run a benchmark and write its report."""
-    text = "Compare models over several seeds with the stock model and with a stock model of the same cost."
-    run = partial(_conduct, checks.read_request, shlex.join(["yolo-attn", "bench", "detect", *arguments]))
-    return Command("bench detect", text, run, *DETECT, rest=TRAINING)(arguments)
+def _detect(command: str, **values: Any) -> int:
+    return conduct(checks.read_request(values, command))
 
 
-def search_places(arguments: Sequence[str]) -> int:
-    """Run the benchmark of all places of a block and write its report."""
-    text = "Compare the places in which a block can be inserted into a model, by their effect for their cost."
-    run = partial(_conduct, places.read_places, shlex.join(["yolo-attn", "bench", "places", *arguments]))
-    return Command("bench places", text, run, *PLACES, rest=TRAINING)(arguments)
-
-
-def _conduct(read: Any, command: str, **values: Any) -> int:
-    return conduct(read(values, command))
+def _places(command: str, **values: Any) -> int:
+    return conduct(places.read_places(values, command))
 
 
 def _cell(out: Path, cell: int, device: str | None, threads: int | None) -> int:
@@ -102,6 +75,30 @@ def _report(out: Path, costs: bool, samples: bool) -> int:
     return 0
 
 
+DETECT = Command(
+    "bench detect",
+    "Compare models over several seeds with the stock model and with a stock model of the same cost.",
+    _detect,
+    Argument("models", "names (yolov8n-sam), YAML files, or block@place[@carrier]: hilo@neck", names, required=True),
+    Argument("base", "the stock model; by default the one with whose name the first model's name begins"),
+    Argument("control", "0 leaves out the cost-matched controls", SWITCH, True),
+    *SHARED,
+    rest=TRAINING,
+    typed=True,
+)
+PLACES = Command(
+    "bench places",
+    "Compare the places in which a block can be inserted into a model, by their effect for their cost.",
+    _places,
+    Argument("block", "a block from `yolo-attn list`", required=True),
+    Argument("base", "the stock model", default="yolov8n"),
+    Argument("forms", "row (a residual row), csp (inside C2f or C3k2)", names, places.FORMS, choices=places.FORMS),
+    Argument("levels", "levels of the pyramid", names, LEVELS, choices=LEVELS),
+    Argument("control", "1 adds a cost-matched control for each place that costs more than stock", SWITCH, False),
+    *SHARED,
+    rest=TRAINING,
+    typed=True,
+)
 CELL = Command(
     "bench cell",
     "Run one cell of the plan in a results folder, unless it is done: for SLURM and other schedulers.",

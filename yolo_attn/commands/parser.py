@@ -38,6 +38,7 @@ check; it knows nothing of command lines.
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,6 +196,7 @@ class Command:
         rest: Further arguments.
         notes: Paragraphs for the end of the help text; those that begin with a space keep their lines.
         program: The program of the command.
+        typed: `run` also receives `command`, the whole command line as typed.
     """
 
     def __init__(
@@ -206,7 +208,9 @@ class Command:
         rest: Rest | None = None,
         notes: str = "",
         program: str = "yolo-attn",
+        typed: bool = False,
     ) -> None:
+        self.typed = typed
         self.name, self.help, self.run, self.rest, self.notes = f"{program} {name}", help, run, rest, notes
         self.arguments = {a.name: a for a in arguments}
 
@@ -215,7 +219,10 @@ class Command:
         if arguments[:1] in (["help"], ("help",)) or any(a in HELP for a in arguments):
             print(self.usage())
             return 0
-        return self.run(**self.parse(arguments))
+        values = self.parse(arguments)
+        if self.typed:
+            values["command"] = shlex.join([*self.name.split(), *arguments])
+        return self.run(**values)
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Values by name, defaults included; those of `rest` under the name `rest`.

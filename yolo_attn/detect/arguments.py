@@ -22,7 +22,7 @@ from ..registry import suggest
 from ..yamls.base import task_of
 from ..yamls.learning_rate import VARIABLE
 from .controls import with_controls
-from .data import Split, read_dataset
+from .data import Split, name_of, read_dataset
 from .models import Size, read_models, read_yaml, stock_of, with_costs
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
 from .report import check_installed
@@ -62,19 +62,9 @@ class Request:
     splits: tuple[Split, ...]  # the val splits of the datasets
     values: Mapping[str, Any]  # name -> value of the declared arguments
 
-    @property
-    def resources(self) -> dict[str, Any]:
-        """Arguments of the executor."""
-        names = ("jobs", "device", "threads", *(["ray_address"] if self.values["executor"] == "ray" else []))
-        return {name: self.values[name] for name in names}
-
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """Seeds 0 to N - 1, or the ones named.
-
-    Raises:
-        ValueError: They are no such numbers.
-    """
+    """Seeds 0 to N - 1, or the ones named; ValueError for something else."""
     parts = [p for p in text.split(",") if p]
     if not parts or not all(p.isascii() and p.isdigit() for p in parts):
         raise ValueError("must be how many seeds, such as 5, or which, such as 0,7")
@@ -115,10 +105,8 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
     if metric not in metrics_of(what):
         known = ", ".join(metrics_of(what))
         raise UsageError(f"metric={metric}: no such metric for {what}.{suggest(metric, METRICS)} Choices: {known}.")
-    first = Path(values["data"][0]).resolve()
-    stem = first.parent.name if first.stem in ("data", "dataset") else first.stem
     # The same folder for the same data, training arguments and weights, whatever the models and seeds.
-    name = f"{kind}-{stem}-{digest([','.join(values['data']), arguments, start])[:8]}"
+    name = f"{kind}-{name_of(values['data'][0])}-{digest([','.join(values['data']), arguments, start])[:8]}"
     folder = Path(values["out"] or Path("runs", "bench", name))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"out={folder}: this is no folder.")
@@ -146,11 +134,7 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
 
 
 def _training(rest: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by which a training differs from a default one, each in one form, so that cells are recognised.
-
-    Raises:
-        UsageError: Ultralytics would not take a value, or it would mean something else for each model.
-    """
+    """Arguments by which a training differs from a default one, each in one form, so that cells are recognised."""
     from ultralytics.cfg import DEFAULT_CFG_DICT, check_cfg
 
     try:
@@ -168,11 +152,7 @@ def _training(rest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_resources(values: Mapping[str, Any]) -> None:
-    """Whether the arguments for the executor fit it, and this machine.
-
-    Raises:
-        UsageError: They do not.
-    """
+    """Whether the arguments for the executor fit it, and this machine."""
     device = values["device"]
     if values["executor"] == "ray":
         if device not in (None, "cpu"):
@@ -185,11 +165,7 @@ def _check_resources(values: Mapping[str, Any]) -> None:
 
 
 def check_device(device: str | None) -> None:
-    """Whether `device=` is cpu or numbers of GPUs that this machine has.
-
-    Raises:
-        UsageError: It is not.
-    """
+    """Whether `device=` is cpu or numbers of GPUs that this machine has; UsageError where it is not."""
     import torch
 
     if device in (None, "cpu"):
@@ -200,18 +176,12 @@ def check_device(device: str | None) -> None:
         )
     count = torch.cuda.device_count()
     if any(int(d) >= count for d in device.split(",")):
-        raise UsageError(
-            f"device={device}: PyTorch finds {count or 'no'} GPU{'s' * (count != 1)} here"
-            f"{', counted from 0' if count else '; device=cpu works everywhere'}."
-        )
+        counted = ", counted from 0" if count else "; device=cpu works everywhere"
+        raise UsageError(f"device={device}: PyTorch finds {count or 'no'} GPU{'s' * (count != 1)} here{counted}.")
 
 
 def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
-    """Whether the frozen rows are the same ones in all models.
-
-    Raises:
-        UsageError: A model has other rows before the last of them.
-    """
+    """Whether the frozen rows are the same ones in all models."""
     numbers = [freeze - 1] if isinstance(freeze, int) else freeze if isinstance(freeze, list) else []
     end = max((n for n in numbers if isinstance(n, int)), default=-1) + 1
     rows = {m.name: [row[2] for row in (*m.d["backbone"], *m.d["head"])] for m in models}
@@ -222,11 +192,7 @@ def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
 
 
 def _block_modules(models: Sequence[Model]) -> dict[str, str]:
-    """Digests of the modules of blocks that are not ours; no version identifies their code.
-
-    Raises:
-        UsageError: The process of a run would not know such a block.
-    """
+    """Digests of the modules of blocks that are not ours: no version identifies their code."""
     from .. import registry
 
     rows = [row[2] for m in models for row in (*m.d["backbone"], *m.d["head"]) if isinstance(row[2], str)]
@@ -246,11 +212,7 @@ def _block_modules(models: Sequence[Model]) -> dict[str, str]:
 
 
 def read_start(weights: Any) -> tuple[dict[str, str], str]:
-    """Name and SHA-256 of the starting weights, and their path.
-
-    Raises:
-        UsageError: There is no such file, or it does not load.
-    """
+    """Name and SHA-256 of the starting weights, and their path; UsageError where they do not load."""
     if weights in (None, False):
         return {}, ""
     if weights is True:

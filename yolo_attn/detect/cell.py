@@ -74,7 +74,7 @@ def set_threads(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of standard input, then end this process at once."""
+    """End this process at once when its standard input ends."""
     with contextlib.suppress(OSError, ValueError):
         while os.read(0, 1024):
             pass
@@ -82,14 +82,11 @@ def _end_with_parent() -> None:
 
 
 def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
-    """Train and validate.
+    """Train and validate in a folder; returns the outcome as JSON values.
 
     Args:
         job: From `Plan.job`, with device and threads.
         here: Where everything is written.
-
-    Returns:
-        The outcome, as JSON values.
     """
     import yaml
 
@@ -144,8 +141,7 @@ def _grown(job: dict[str, Any], here: Path) -> str:
 
     torch.manual_seed(job["seed"])
     source: Any = YOLO(job["start"]).model
-    model = starting_weights(job["model"], source)
-    path = here / "start.pt"
+    model, path = starting_weights(job["model"], source), here / "start.pt"
     torch.save({"model": model, "ema": None, "epoch": -1, "optimizer": None, "train_args": {}}, path)
     return str(path)
 
@@ -197,12 +193,7 @@ def _own_random_state(transforms: Any, seed: int) -> Any:
 
 
 def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[str, Any]]:
-    """Measure the best weights of a training.
-
-    Returns:
-        values: metrics; classes: metrics of each class; sizes: metrics of small, medium and large objects, with their
-        number; samples: predictions for the images of the report.
-    """
+    """Values, those of classes and of sizes of objects, and predictions for the report, with the best weights."""
     model = _model(job["model"], str(weights))
     seen: dict[str, Any] = {}
     model.add_callback("on_val_end", lambda validator: seen.update(validator=validator))
@@ -212,21 +203,17 @@ def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[s
     if job["task"] == "classify":
         values = {"top1": float(found.top1), "top5": float(found.top5)}
         return {"values": values, "classes": {}, "sizes": {}, "samples": {}}
-    primary = {"segment": "seg", "pose": "pose"}.get(job["task"], "box")
-    box = getattr(found, primary)
-    values = {"mAP50-95": box.map, "mAP50": box.map50, "precision": box.mp, "recall": box.mr}
-    if primary != "box":
-        values |= {"box mAP50-95": found.box.map, "box mAP50": found.box.map50}
-    classes = {
-        job["names"][int(c)]: {"mAP50-95": float(ap), "mAP50": float(ap50)}
-        for c, ap, ap50 in zip(box.ap_class_index, box.ap, box.ap50, strict=True)
-    }
     from .sizes import by_size, predictions
 
+    box = getattr(found, {"segment": "seg", "pose": "pose"}.get(job["task"], "box"))
+    values = {"mAP50-95": box.map, "mAP50": box.map50, "precision": box.mp, "recall": box.mr}
+    if box is not found.box:
+        values |= {"box mAP50-95": found.box.map, "box mAP50": found.box.map50}
+    classes = zip(box.ap_class_index, box.ap, box.ap50, strict=True)
     validator = seen["validator"]
     return {
         "values": {k: float(v) for k, v in values.items()},
-        "classes": classes,
+        "classes": {job["names"][int(c)]: {"mAP50-95": float(ap), "mAP50": float(ap50)} for c, ap, ap50 in classes},
         "sizes": by_size(validator) if job["task"] in ("detect", "segment") else {},
         "samples": predictions(validator, job["samples"], CONFIDENT),
     }
@@ -249,9 +236,8 @@ def _peak() -> dict[str, int]:
     with contextlib.suppress(ImportError):
         import resource
 
-        found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if torch.cuda.is_initialized():
         found["cuda"] = torch.cuda.max_memory_allocated()
     return found

@@ -2,13 +2,12 @@
 
 A block adds parameters and operations. More of those help without any attention, so a block that beats the stock model
 has not shown anything yet. The cost-matched control is the stock model with as many additional plain bottlenecks as
-cost what the block costs; where a model has no C2f for them, its width is scaled instead.
+cost what the block costs. Models without a C2f for them, as YOLOv5 and YOLOv9, have no control; the report says so.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UsageError
 from .models import MATCH, Size, build, cost, same
 from .plan import CONTROL, Model
 
 
 def with_controls(models: Sequence[Model], size: Size) -> list[Model]:
-    """The models, and for each candidate that costs more than stock a control, unless it is among them already.
+    """The models, and for each candidate that costs more than stock a control.
 
     Args:
         models: Stock first.
@@ -42,18 +40,7 @@ def with_controls(models: Sequence[Model], size: Size) -> list[Model]:
 
 
 def cost_control(stock: Model, candidate: Model, size: Size) -> Model | None:
-    """The stock model enlarged to a candidate's GFLOPs; None where it cannot be enlarged."""
-    options = []
-    for enlarge in (_deeper, _wider):
-        model = enlarge(stock, candidate, size)
-        if model and abs(model.gflops / candidate.gflops - 1) <= MATCH:
-            return model
-        options += [model] if model else []
-    return min(options, key=lambda m: abs(m.gflops - candidate.gflops), default=None)
-
-
-def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
-    """Bottlenecks added one by one to the C2f rows, in turn, from the first row on."""
+    """The stock model with bottlenecks added one by one to its C2f rows, in turn; None where it has no such row."""
     kinds = "/".join(dict.fromkeys(_rows(stock.d)[i][2] for i in _deepened_rows(stock.d)))
     if not kinds:
         return None
@@ -61,7 +48,7 @@ def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
     def made(n: int) -> Model:
         name, d = f"{stock.name}+{n}", with_bottlenecks(stock.d, n)
         text = f"{stock.name} with {n} bottleneck{'s' * (n > 1)} more in its {kinds} rows"
-        return Model(name, CONTROL, d, *cost(d, size, name), recipe=text, grown=True)
+        return Model(name, CONTROL, d, *cost(d, size, name), recipe=text)
 
     step = made(1).gflops - stock.gflops
     n = max(1, round((candidate.gflops - stock.gflops) / step)) if step > 0 else 1
@@ -69,7 +56,6 @@ def _deeper(stock: Model, candidate: Model, size: Size) -> Model | None:
 
 
 def _rows(d: dict[str, Any]) -> list[list[Any]]:
-    """All rows of a parsed YAML."""
     return [*d["backbone"], *d["head"]]
 
 
@@ -78,11 +64,11 @@ def _deepened_rows(d: dict[str, Any]) -> list[int]:
     from ultralytics.nn import tasks
     from ultralytics.nn.modules import C2f
 
-    def takes(name: str) -> bool:
-        kind = getattr(tasks, name, None)
+    def takes(name: Any) -> bool:
+        kind = getattr(tasks, str(name), None)
         return isinstance(kind, type) and issubclass(kind, C2f)
 
-    return [i for i, row in enumerate(_rows(d)) if isinstance(row[2], str) and takes(row[2])]
+    return [i for i, row in enumerate(_rows(d)) if takes(row[2])]
 
 
 def with_bottlenecks(d: dict[str, Any], n: int) -> dict[str, Any]:
@@ -102,34 +88,8 @@ def with_bottlenecks(d: dict[str, Any], n: int) -> dict[str, Any]:
     return d
 
 
-def _wider(stock: Model, candidate: Model, size: Size) -> Model | None:
-    """The width multiple whose GFLOPs are closest, by bisection."""
-    if "scales" not in stock.d:
-        return None
-    scale, (depth, width, most) = next((k, v[:3]) for k, v in stock.d["scales"].items())
-
-    def made(factor: float) -> Model:
-        name, d = f"{stock.name}-w{factor:g}", {**copy.deepcopy(stock.d), "scales": {scale: [depth, factor, most]}}
-        text = f"{stock.name} at width {factor:g} instead of {width:g}"
-        return Model(name, CONTROL, d, *cost(d, size, name), recipe=text)
-
-    low, high = width, round(width * math.sqrt(candidate.gflops / stock.gflops) * 1.15, 4)
-    tried: list[Model] = []
-    factor = high
-    for _ in range(10):
-        try:
-            tried.append(made(factor))
-            enough = tried[-1].gflops >= candidate.gflops
-        except UsageError:  # some rows take multiples of 32 channels only
-            enough = True
-        low, high = (low, factor) if enough else (factor, high)
-        factor = round((low + high) / 2, 4)
-    wider = [m for m in tried if m.gflops > stock.gflops]
-    return min(wider, key=lambda m: (abs(m.gflops - candidate.gflops), m.parameters), default=None)
-
-
 def starting_weights(d: dict[str, Any], source: nn.Module) -> nn.Module:
-    """A deeper stock model that computes the same function as `source`.
+    """A deeper stock model that computes the same function as `source`, for the source's classes.
 
     New bottlenecks keep the weights with which they were built; the convolution that reads them gets zeros there, which
     training changes. The other tensors are those of the source.
@@ -137,9 +97,6 @@ def starting_weights(d: dict[str, Any], source: nn.Module) -> nn.Module:
     Args:
         d: Parsed YAML of the deeper model.
         source: The stock model with its weights.
-
-    Returns:
-        The deeper model, for the source's classes.
     """
     of_source: Any = source.yaml
     model = build({**d, "nc": of_source["nc"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
@@ -9,54 +10,47 @@ from functools import partial
 from typing import Any
 
 from .plan import FORMAT, Plan, digest
-from .store import Store, read_json, write_json
+from .store import Store, read_json
 
 FILE = "costs.json"
 #: What is measured. Parameters and GFLOPs are counted, and stand in the plan.
 MEASURED = ("latency_ms", "latency_p10", "latency_p90", "onnx_ms", "onnx_p10", "onnx_p90")
-#: Seconds for each of the two latencies of a dataset; at least 5 rounds.
+#: Seconds for each of the two latencies; at least 5 rounds.
 SECONDS = 5.0
 
 
 def key(plan: Plan) -> str:
     """Digest of what decides which latencies are measured. The machine is not part of it, but of `setup`."""
     models = {m.name: {k: v for k, v in m.d.items() if k != "yaml_file"} for m in plan.models}
-    sizes = {"classes": _classes(plan), "imgsz": plan.arguments.get("imgsz")}
-    return digest({"format": FORMAT, "models": models, **sizes})
+    return digest({"format": FORMAT, "models": models, "classes": _classes(plan), "imgsz": plan.arguments.get("imgsz")})
 
 
-def read(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """What was measured for this plan; None where nothing was."""
+def read(store: Store, plan: Plan) -> dict[str, Any]:
+    """What was measured for this plan; empty where nothing was."""
     found = read_json(store.folder / FILE)
-    return found if found.get("key") == key(plan) and isinstance(found.get("rows"), dict) else None
-
-
-def costs(store: Store, plan: Plan) -> dict[str, Any]:
-    """What was measured for this plan, measured now where it was not."""
-    found = read(store, plan)
-    if found is None:
-        found = measure(plan)
-        write_json(store.folder / FILE, found)
-    return found
+    return found if found.get("key") == key(plan) and isinstance(found.get("rows"), dict) else {}
 
 
 def measure(plan: Plan, seconds: float = SECONDS) -> dict[str, Any]:
-    """Time the models of a table, built for each dataset's number of classes, with random weights.
+    """Time the models of a table, built for the classes of the first dataset, with random weights.
 
     The models take turns, so that whatever slows the machine down slows all of them. A model that cannot be timed or
     exported is left out, with a remark.
 
     Args:
         plan: The table.
-        seconds: Time for each of the two latencies of a dataset; at least 5 rounds.
+        seconds: Time for each of the two latencies; at least 5 rounds.
 
     Returns:
-        key: of this plan; rows: dataset -> model -> latency_ms, latency_p10, latency_p90, onnx_ms, onnx_p10, onnx_p90,
-        None where unknown; setup: device, threads, imgsz, versions; remarks: sentences.
+        key: of this plan; rows: model -> `MEASURED`, in milliseconds, None where unknown; setup: device, threads,
+        imgsz, versions; remarks: sentences.
     """
     import torch
 
     from ..measure.conditions import Conditions, device_name
+    from ..measure.model import folded, onnx_call
+    from ..measure.timing import interleave
+    from .models import build
 
     conditions = Conditions(torch.device("cpu"), torch.float32, 1)
     imgsz = -(-int(plan.arguments.get("imgsz", 640)) // 32) * 32  # as Ultralytics rounds it
@@ -74,52 +68,33 @@ def measure(plan: Plan, seconds: float = SECONDS) -> dict[str, Any]:
             f"Latency in ONNX Runtime was not measured: {' and '.join(missing)} missing (yolo-attn[export])."
         )
     else:
-        import onnxruntime
-
-        setup["onnxruntime"] = onnxruntime.__version__
-    with conditions.applied():  # datasets with as many classes have models of the same cost
-        by_classes = {n: _rows(plan, n, imgsz, seconds, not missing, remarks) for n in set(_classes(plan).values())}
-    rows = {name: by_classes[n] for name, n in _classes(plan).items()}
-    return {"key": key(plan), "rows": rows, "setup": setup, "remarks": list(dict.fromkeys(remarks))}
-
-
-def _classes(plan: Plan) -> dict[str, int]:
-    """Dataset -> number of classes."""
-    return {d.name: len(d.names) for d in plan.datasets}
-
-
-def _rows(
-    plan: Plan, classes: int, imgsz: int, seconds: float, onnx: bool, remarks: list[str]
-) -> dict[str, dict[str, float | None]]:
-    """Model -> latencies, for a number of classes."""
-    import torch
-
-    from ..measure.model import folded, onnx_call
-    from ..measure.timing import interleave
-    from .models import build
-
+        setup["onnxruntime"] = importlib.metadata.version("onnxruntime")
     image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
     calls: dict[str, dict[str, Callable[[], object]]] = {"latency": {}, "onnx": {}}
-    for model in plan.models:
-        kind = "latency"
-        try:
-            torch.manual_seed(0)
-            fused = folded(build({**model.d, "nc": classes}))
-            eager = torch.inference_mode()(partial(fused, image))
-            eager()
-            calls[kind][model.name] = eager
-            if onnx:
-                kind = "onnx"
-                exported = onnx_call(fused, image, 1)
-                exported()
-                calls[kind][model.name] = exported
-        except Exception as e:  # a model that fails does not affect the others
-            where = "" if kind == "latency" else " in ONNX Runtime"
-            reason = str(e).strip().partition("\n")[0][:200]
-            remarks.append(f"The latency of {model.name}{where} was not measured: {type(e).__name__}: {reason}.")
     rows: dict[str, dict[str, float | None]] = {m.name: dict.fromkeys(MEASURED) for m in plan.models}
-    for kind, of_kind in calls.items():
-        for name, spread in interleave(of_kind, seconds=seconds).items() if of_kind else ():
-            found = {"ms": spread.median, "p10": spread.p10, "p90": spread.p90}
-            rows[name] |= {f"{kind}_{k}": 1e3 * v for k, v in found.items()}
-    return rows
+    with conditions.applied():
+        for model in plan.models:
+            where = ""
+            try:
+                torch.manual_seed(0)
+                fused = folded(build({**model.d, "nc": _classes(plan)}))
+                eager = torch.inference_mode()(partial(fused, image))
+                eager()
+                calls["latency"][model.name] = eager
+                if not missing:
+                    where = " in ONNX Runtime"
+                    exported = onnx_call(fused, image, 1)
+                    exported()
+                    calls["onnx"][model.name] = exported
+            except Exception as e:  # a model that fails does not affect the others
+                reason = f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}"
+                remarks.append(f"The latency of {model.name}{where} was not measured: {reason}.")
+        for kind, of_kind in calls.items():
+            for name, spread in interleave(of_kind, seconds=seconds).items() if of_kind else ():
+                found = {"ms": spread.median, "p10": spread.p10, "p90": spread.p90}
+                rows[name] |= {f"{kind}_{k}": 1e3 * v for k, v in found.items()}
+    return {"key": key(plan), "rows": rows, "setup": setup, "remarks": remarks}
+
+
+def _classes(plan: Plan) -> int:
+    return len(plan.datasets[0].names)

@@ -15,9 +15,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ from .plan import Dataset
 SAMPLES, SAMPLE_SIDE = 6, 320
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """The images of a split that a training uses, and Ultralytics' labels of each: cls, bboxes, ..."""
 
     files: list[str]
@@ -56,9 +55,7 @@ def read_dataset(
     """
     from ultralytics.cfg import get_cfg
 
-    name = Path(source).stem
-    if name in ("data", "dataset") and Path(source).is_file():
-        name = Path(source).resolve().parent.name
+    name = name_of(source)
     if name in taken:
         raise UsageError(f"data={source}: another dataset of this benchmark is called {name}, too.")
     if task != "classify" and not source.endswith((".yaml", ".yml")):
@@ -74,12 +71,12 @@ def read_dataset(
         raise
     except Exception as e:  # SyntaxError, FileNotFoundError, RuntimeError, the YAML parser's own
         raise UsageError(f"data={source}: {_plain(str(e.__cause__ or e) or type(e).__name__)}.") from e
-    for message in messages:
-        if "ignoring corrupt" in message:
-            raise UsageError(
-                f"data={source}: {_plain(message)}. Correct the file, or nc and names of the YAML: Ultralytics would "
-                "leave this image out."
-            )
+    damaged = next((m for m in messages if "ignoring corrupt" in m), None)
+    if damaged:
+        raise UsageError(
+            f"data={source}: {_plain(damaged)}. Correct the file, or nc and names of the YAML: Ultralytics would leave "
+            "this image out."
+        )
     names = ["item"] if config.single_cls else [str(n) for n in d["names"].values()]
     objects = {}
     for split, found in splits.items():
@@ -90,6 +87,12 @@ def read_dataset(
     images = {split: len(found.files) for split, found in splits.items()}
     path, root = (str(Path(p).resolve()) if p else "" for p in (d.get("yaml_file") or d["folder"], d.get("path")))
     return Dataset(name, path, task, _fingerprint(splits), tuple(names), images, objects, root=root), splits["val"]
+
+
+def name_of(source: str) -> str:
+    """What a dataset is called: by its YAML, or by the folder of one that is called data or dataset."""
+    path = Path(source)
+    return path.resolve().parent.name if path.stem in ("data", "dataset") and path.is_file() else path.stem
 
 
 def _labelled(source: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
@@ -154,12 +157,10 @@ def _collected(messages: list[str]) -> Iterator[None]:
     """Collect Ultralytics' messages instead of showing them; a terminal shows its progress bars."""
     from ultralytics.utils import LOGGER
 
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.extend(record.getMessage().splitlines())
-
+    collector = logging.Handler()
+    collector.emit = lambda record: messages.extend(record.getMessage().splitlines())  # type: ignore[method-assign]
     before = LOGGER.handlers, LOGGER.propagate, LOGGER.level
-    LOGGER.handlers, LOGGER.propagate, LOGGER.level = [Collector()], False, logging.INFO
+    LOGGER.handlers, LOGGER.propagate, LOGGER.level = [collector], False, logging.INFO
     try:
         with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             yield
@@ -169,17 +170,13 @@ def _collected(messages: list[str]) -> Iterator[None]:
 
 def _plain(text: str) -> str:
     """A message on one line, without colours and pictograms."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", "", text)
-    return " ".join(text.split())[:300].rstrip(".")
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", "", text).split())[:300].rstrip(".")
 
 
 def with_samples(dataset: Dataset, val: Split, folder: Path) -> Dataset:
-    """The dataset with small copies of some validation images, evenly spread, and their true boxes.
+    """The dataset with small copies of some images of its val split in a results folder, and their true boxes.
 
-    Args:
-        dataset: Of any task; classification and rotated boxes have no such images.
-        val: Its val split.
-        folder: Results folder.
+    Classification and rotated boxes have no such images.
     """
     import cv2
 

@@ -6,9 +6,9 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from ultralytics.nn.tasks import guess_model_scale
@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..yamls import build_yaml
 from ..yamls.base import TASKS, ModelError, find, stock_files, task_of
 from ..yamls.shipped import unscaled
-from .plan import CANDIDATE, STOCK, Dataset, Model
+from .plan import CANDIDATE, CONTROL, STOCK, Dataset, Model
 
 #: Within this share of the candidate's GFLOPs a control counts as matched; a candidate this close to stock needs none.
 MATCH = 0.02
@@ -30,8 +30,7 @@ MODEL_CLASSES = {
 }
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The input and output sizes for which costs are counted."""
 
     imgsz: int  # side of the images in pixels
@@ -56,50 +55,37 @@ def read_models(entries: Sequence[str], base: str, size: Size) -> list[Model]:
             f"the stock model {base} has the scales {', '.join(d['scales'])}, and its name no scale letter. Add one to "
             f"all names, as in {example}."
         )
-    stock = Model(name, STOCK, d, 0, 0.0, word=base)
+    stock = Model(name, STOCK, d, entry=base)
     found = {name: stock}
     for entry in entries:
         d, name = _generated(entry, base) if "@" in entry else read_yaml(entry, str(stock.d.get("scale") or ""))
-        model = Model(name, CANDIDATE, d, 0, 0.0, word=entry)
+        model = Model(name, CANDIDATE, d, entry=entry)
         if same(model, stock):
             continue
         if name in found:
             raise UsageError(f"models={entry}: another model of this benchmark is called {name}, too.")
-        _check_comparable(model, stock)
+        scales = d.get("scale"), stock.d.get("scale")
+        for what, ours, theirs in (("task", task_of(d), task_of(stock.d)), ("scale", *scales)):
+            if ours and theirs and ours != theirs:
+                raise UsageError(
+                    f"models={entry} has {what} {ours}, but the stock model {stock.name} has {what} {theirs}. Models "
+                    f"of one {what} can be compared; base=… names the stock model."
+                )
         found[name] = model
-    costs = {m.name: cost(m.d, size, m.word) for m in found.values()}
-    return [replace(m, parameters=costs[m.name][0], gflops=costs[m.name][1]) for m in found.values()]
+    counted = [(m, *cost(m.d, size, m.entry)) for m in found.values()]
+    return [replace(m, parameters=parameters, gflops=gflops) for m, parameters, gflops in counted]
 
 
 def with_costs(models: Iterable[Model], datasets: Iterable[Dataset], size: Size) -> list[Model]:
     """The models with their costs for datasets that have another number of classes than `size`."""
-
-    def costs(model: Model) -> dict[str, list[float]]:
-        others = {d.name: len(d.names) for d in datasets if len(d.names) != size.classes}
-        return {name: [*cost(model.d, replace(size, classes=n), model.name)] for name, n in others.items()}
-
-    return [replace(model, costs=costs(model)) for model in models]
-
-
-def _check_comparable(model: Model, stock: Model) -> None:
-    """Whether a candidate has the task and the scale of the stock model.
-
-    Raises:
-        UsageError: It has not.
-    """
-    scales = model.d.get("scale"), stock.d.get("scale")
-    for what, ours, theirs in (("task", task_of(model.d), task_of(stock.d)), ("scale", *scales)):
-        if ours and theirs and ours != theirs:
-            raise UsageError(
-                f"models={model.word} has {what} {ours}, but the stock model {stock.name} has {what} {theirs}. Models "
-                f"of one {what} can be compared; base=… names the stock model."
-            )
+    others = {d.name: size._replace(classes=len(d.names)) for d in datasets if len(d.names) != size.classes}
+    return [replace(m, costs={name: [*cost(m.d, s, m.name)] for name, s in others.items()}) for m in models]
 
 
 def same(a: Model, b: Model) -> bool:
-    """Whether two models are built alike."""
+    """Whether two models are built and started alike."""
     plain = [json.dumps({k: v for k, v in m.d.items() if k != "yaml_file"}, sort_keys=True) for m in (a, b)]
-    return plain[0] == plain[1] and a.grown == b.grown
+    return plain[0] == plain[1] and (a.role == CONTROL) == (b.role == CONTROL)
 
 
 def stock_of(entries: Sequence[str]) -> str:
@@ -109,7 +95,7 @@ def stock_of(entries: Sequence[str]) -> str:
         """With a scale letter, or without where each scale has its file, as YOLOv9's and YOLOv10's."""
         return name in stock_files() or re.sub(r"(\d)[nslmx]", r"\1", name, count=1) in stock_files()
 
-    first = next((w for w in entries if "@" not in w), "yolov8n")
+    first = next((e for e in entries if "@" not in e), "yolov8n")
     stem = Path(first).stem
     if known(stem):
         return first
@@ -167,11 +153,7 @@ def _scaled(d: dict[str, Any], scale: str) -> dict[str, Any]:
 
 
 def build(d: dict[str, Any]) -> nn.Module:
-    """The model of a parsed YAML, for its own number of classes.
-
-    Raises:
-        UsageError: It is for a task that is not measured.
-    """
+    """The model of a parsed YAML, for its own number of classes; UsageError for a task that is not measured."""
     from ultralytics.nn import tasks
 
     from ..measure.model import quiet
@@ -184,11 +166,7 @@ def build(d: dict[str, Any]) -> nn.Module:
 
 
 def cost(d: dict[str, Any], size: Size, entry: str) -> tuple[int, float]:
-    """Parameters and GFLOPs of a model as it is trained.
-
-    Raises:
-        UsageError: It cannot be built.
-    """
+    """Parameters and GFLOPs of a model as it is trained; UsageError where it cannot be built."""
     from ..measure.model import cost as count
 
     try:

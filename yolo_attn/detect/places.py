@@ -6,7 +6,7 @@ The report ranks them by paired effect per millisecond.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
@@ -18,15 +18,7 @@ FORMS = ("row", "csp")
 
 
 def read_places(values: Mapping[str, Any], command: str) -> Request:
-    """Check the arguments of `bench places` and work out its table.
-
-    Args:
-        values: Name -> value of the declared arguments; `rest` has those for Ultralytics.
-        command: As typed.
-
-    Raises:
-        UsageError: Something is wrong; nothing has been written.
-    """
+    """Check the arguments of `bench places` and work out its table, as `read_request` does."""
     read_yaml(values["base"])
     names = places_of(values["block"], values["base"], values["levels"], values["forms"])
     return read_request(values, command, PLACES, names)
@@ -44,29 +36,26 @@ def places_of(block: str, base: str, levels: Sequence[str], forms: Sequence[str]
     find_block(block)
     found: dict[str, str] = {}
     reasons = []
-
-    def fits(place: str, form: str) -> bool:
-        """Whether the block can go there; records the model."""
-        try:
-            made = build_yaml(base, block, place, None, form)
-        except ModelError as e:
-            reasons.append(str(e))
-            return False
-        found.setdefault(repr((made.d["backbone"], made.d["head"])), f"{block}@{place.replace(',', '+')}@{form}")
-        return True
-
+    single = {part: [f"{part}.{level}" for level in levels] for part in ("backbone", "neck")}
     for form in forms:
-        whole: list[str] = []
-        for part in ("backbone", "neck"):
-            parts = [place for level in levels if fits(place := f"{part}.{level}", form)]
-            whole += parts
-            if len(parts) > 1:
-                fits(",".join(parts), form)
-        for level in levels:
-            if f"backbone.{level}" in whole and f"neck.{level}" in whole:
-                fits(level, form)
-        if len(whole) > 1:
-            fits(",".join(whole), form)
+
+        def fit(places: Iterable[str], form: str = form) -> list[str]:
+            """Those places at which the block can go; records the models."""
+            fitting = []
+            for place in places:
+                try:
+                    made = build_yaml(base, block, place, None, form)
+                except ModelError as e:
+                    reasons.append(str(e))
+                    continue
+                key = repr((made.d["backbone"], made.d["head"]))
+                found.setdefault(key, f"{block}@{place.replace(',', '+')}@{form}")
+                fitting.append(place)
+            return fitting
+
+        parts = [fit(places) for places in single.values()]
+        fit(level for level in levels if all(any(p.endswith(f".{level}") for p in part) for part in parts))
+        fit(",".join(part) for part in [*parts, parts[0] + parts[1]] if len(part) > 1)
     if not found:
         raise UsageError(f"block={block} has no place in {base} as {' or '.join(forms)}: {reasons[0]}")
     return list(found.values())

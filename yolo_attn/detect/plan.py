@@ -42,12 +42,11 @@ class Model:
     name: str  # in the report
     role: str  # stock, candidate or control
     d: dict[str, Any]  # the parsed YAML with its one scale; Ultralytics builds the model from it
-    parameters: int  # of the model that is trained on the first dataset, with that dataset's number of classes
-    gflops: float  # of the same model, at the image size of the benchmark
+    parameters: int = 0  # of the model that is trained on the first dataset, with that dataset's number of classes
+    gflops: float = 0.0  # of the same model, at the image size of the benchmark
     control: str = ""  # name of the cost-matched control, for candidates that have one
     recipe: str = ""  # how a control was made
-    grown: bool = False  # the control starts from the stock weights, with zeros where it is larger
-    word: str = ""  # the entry of `models=` that it came from
+    entry: str = ""  # of `models=`, from which it came
     #: Dataset -> parameters and GFLOPs, for datasets with another number of classes than the first.
     costs: dict[str, list[float]] = field(default_factory=dict)
 
@@ -111,23 +110,14 @@ class Plan:
         """
         if d["format"] != FORMAT:
             raise ValueError(f"format {d['format']} instead of {FORMAT}")
+        datasets = [{**s, "names": tuple(s["names"]), "samples": tuple(s["samples"])} for s in d["datasets"]]
         parts = {
             "models": tuple(Model(**m) for m in d["models"]),
-            "datasets": tuple(
-                Dataset(**{**s, "names": tuple(s["names"]), "samples": tuple(s["samples"])}) for s in d["datasets"]
-            ),
+            "datasets": tuple(Dataset(**s) for s in datasets),
             "cells": tuple(Cell(**c) for c in d["cells"]),
             "seeds": tuple(d["seeds"]),
         }
         return cls(**{**d, **parts})
-
-    def model(self, name: str) -> Model:
-        """The model of that name."""
-        return next(m for m in self.models if m.name == name)
-
-    def dataset(self, name: str) -> Dataset:
-        """The dataset of that name."""
-        return next(s for s in self.datasets if s.name == name)
 
     @property
     def stock(self) -> Model:
@@ -139,7 +129,7 @@ class Plan:
         return {
             "format": FORMAT,
             "model": {k: v for k, v in model.d.items() if k != "yaml_file"},
-            "grown": model.grown and bool(self.start),
+            "grown": model.role == CONTROL and bool(self.start),
             "data": {"fingerprint": data.fingerprint, "task": data.task, "names": list(data.names)},
             "arguments": self.arguments,
             "start": self.start.get("sha256", ""),
@@ -155,11 +145,12 @@ class Plan:
 
     def job(self, cell: Cell) -> dict[str, Any]:
         """What `cell.train` needs to know of one cell; `work.train` adds the device and the number of threads."""
-        model, data = self.model(cell.model), self.dataset(cell.data)
+        model = next(m for m in self.models if m.name == cell.model)
+        data = next(s for s in self.datasets if s.name == cell.data)
         return {
             "label": str(cell),
             "model": model.d,
-            "grown": model.grown,
+            "grown": model.role == CONTROL,
             "data": data.path,
             "root": data.root,
             "task": data.task,

@@ -7,15 +7,16 @@ from typing import Any
 
 from . import sentences
 from .plan import CANDIDATE
-from .sentences import interval, listed, plural, rate, signed, verdict
-from .statistics import BETTER, LEVEL, SAME, holm, p_value
+from .sentences import chance, interval, listed, plural, rate, signed
+from .statistics import BETTER, LEVEL, SAME, holm
 
 #: How places are ranked, for readers.
 RANKED = (
     "Places that gain come first, by the paired difference to stock per millisecond of added latency, then those that "
     "gain at no measurable latency, by the difference; places without a gain come last. The interval per millisecond "
     "is that of the difference: the milliseconds are taken as exact. Corrected means allowing for the number of places "
-    "(Holm). Nothing is ranked on a dataset on which no model has learned."
+    "(Holm). Nothing is ranked on a dataset on which no model has learned. Places are compared with stock, not with "
+    "one another: one being better than stock and another not does not show a difference between the two."
 )
 Place = Mapping[str, Any]
 
@@ -34,42 +35,42 @@ def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         correction for the number of places), milliseconds (over stock), per_ms with the interval of the effect divided
         by the same milliseconds, why (there is no per_ms).
     """
-    words = {m["name"]: m.get("word") or "" for m in results.get("models", ())}
-    found = [_place(results, r, words.get(r["model"], "")) for r in results["rows"] if r["vs_stock"] is not None]
-    tested = [p for p in found if p["p"] is not None]
-    for p, corrected in zip(tested, holm([p["p"] for p in tested]), strict=True):
-        p["corrected"] = p["verdict"] if corrected < 1 - LEVEL else SAME
+    entries = {m["name"]: m["entry"] for m in results.get("models", ())}
+    rows = {(r["data"], r["model"]): r for r in results["rows"] if r["vs_stock"] is not None}
+    places = {key: _place(results, row, entries.get(row["model"], "")) for key, row in rows.items()}
+    tested = [
+        key for key, r in rows.items() if r["role"] == CANDIDATE and r["vs_stock"]["verdict"] in sentences.VERDICTS
+    ]
+    for key, corrected in zip(tested, holm([rows[key]["vs_stock"]["p"] for key in tested]), strict=True):
+        places[key]["corrected"] = places[key]["verdict"] if corrected < 1 - LEVEL else SAME
     order = {d["name"]: i for i, d in enumerate(results["datasets"])}
 
-    def key(p: Place) -> tuple[float, ...]:
+    def group(p: Place) -> tuple[float, ...]:
         if p["effect"] is None:
             return order[p["data"]], 3, 0
         if p["effect"] <= 0:
             return order[p["data"]], 2, -p["effect"]
         return (order[p["data"]], 1, -p["effect"]) if p["per_ms"] is None else (order[p["data"]], 0, -p["per_ms"])
 
-    found.sort(key=key)
     last = dict.fromkeys(order, 0)
+    found = sorted(places.values(), key=group)
     for p in found:
-        del p["p"]
-        if p["role"] == CANDIDATE and p["effect"] is not None and sentences.learned(results, p["data"]):
+        if p["role"] == CANDIDATE and p["effect"] is not None and rows[p["data"], p["model"]]["learned"]:
             last[p["data"]] = p["rank"] = last[p["data"]] + 1
     return found
 
 
-def _place(results: Mapping[str, Any], row: Mapping[str, Any], word: str) -> dict[str, Any]:
+def _place(results: Mapping[str, Any], row: Mapping[str, Any], entry: str) -> dict[str, Any]:
     """One place, not yet ranked."""
     versus, ours, theirs = row["vs_stock"], row["cost"], sentences.stock_row(results, row["data"])["cost"]
-    mean, ends, said = versus["mean"], versus["t"] or (None, None), verdict(results, row, "vs_stock")
-    _, where, form = [*word.split("@"), "", ""][:3]
+    mean, low, high = (versus[k] for k in ("mean", "t_low", "t_high"))
+    _, where, form = [*entry.split("@"), "", ""][:3]
     out: dict[str, Any] = {"data": row["data"], "rank": None, "model": row["model"], "role": row["role"]}
-    out |= {"place": where, "form": form, "effect": mean, "effect_low": ends[0], "effect_high": ends[1]}
-    out |= {"verdict": said, "corrected": "", "milliseconds": None, "per_ms": None, "per_ms_low": None}
-    out |= {"per_ms_high": None, "why": "latency was not measured", "p": None}
-    if said in sentences.VERDICTS and row["role"] == CANDIDATE:
-        out["p"] = p_value(mean, versus["deviation"], versus["n"])
+    out |= {"place": where, "form": form, "effect": mean, "effect_low": low, "effect_high": high}
+    out |= {"verdict": versus["verdict"], "corrected": "", "milliseconds": None}
+    out |= dict.fromkeys(("per_ms", "per_ms_low", "per_ms_high"))
     if ours["latency_ms"] is None or theirs["latency_ms"] is None:
-        return out
+        return out | {"why": "latency was not measured"}
     out["milliseconds"] = extra = ours["latency_ms"] - theirs["latency_ms"]
     if ours["latency_p90"] < theirs["latency_p10"]:
         return out | {"why": "faster than the stock model"}
@@ -77,8 +78,8 @@ def _place(results: Mapping[str, Any], row: Mapping[str, Any], word: str) -> dic
         return out | {"why": "latency not distinguishable from the stock model's"}
     if mean is None:
         return out | {"why": versus["why"]}
-    low, high = (None if end is None else end / extra for end in ends)
-    return out | {"per_ms": mean / extra, "per_ms_low": low, "per_ms_high": high, "why": ""}
+    ends = (None if end is None else end / extra for end in (low, high))
+    return out | dict(zip(("per_ms_low", "per_ms_high"), ends, strict=True)) | {"per_ms": mean / extra, "why": ""}
 
 
 def verdict_text(place: Place) -> str:
@@ -103,8 +104,7 @@ def summary(results: Mapping[str, Any]) -> list[str]:
 
 def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
     """Which place comes first, and how far that can be trusted."""
-    first, several = places[0], len(places) > 1
-    free = [p for p in places if p["effect"] > 0 and p["per_ms"] is None and p["milliseconds"] is not None]
+    first = places[0]
     if all(p["milliseconds"] is None for p in places):
         yield "latency was not measured, so places are ranked by their gain alone."
     if first["effect"] <= 0:
@@ -116,9 +116,7 @@ def _on_dataset(places: Sequence[Place]) -> Iterator[str]:
             text += f", for {first['milliseconds']:.2f} ms more, which is {rate(first['per_ms'])} per ms ({ends})"
         better = "The first of many is likely overestimated: expect less of it in another run."
         trust = better if first["verdict"] == BETTER else "It may be first by chance alone."
-        yield f"{text}. {trust if several else ''}".rstrip()
-    if free and first not in free:
-        yield f"{plural(len(free), 'place')} with a gain at no measurable latency; the largest is {_effect(free[0])}."
+        yield f"{text}. {trust if len(places) > 1 else ''}".rstrip()
 
 
 def _effect(place: Place) -> str:
@@ -130,23 +128,12 @@ def _effect(place: Place) -> str:
 def _chance(results: Mapping[str, Any]) -> Iterator[str]:
     """How many verdicts chance alone would give, and how many remain after correction."""
     tested = [p for p in results["places"] if p["corrected"]]
-    if not tested:
-        return
-    n, found = len(tested), sum(p["verdict"] != SAME for p in tested)
-    together = "; all places are compared with the same runs of the stock model, so such verdicts come in groups"
-    yield (
-        f"{plural(n, 'comparison')} with stock gave {plural(found, 'verdict')} of better or worse. If no place changed "
-        f"anything, chance alone would give about {n * (1 - LEVEL):.2g} ({1 - LEVEL:.0%} of them, half of them better)"
-        f"{together * (n > 1)}."
-    )
-    if found and n > 1:
+    if tested:
+        together = "; all places are compared with the same runs of the stock model, so such verdicts come in groups"
+        yield f"{chance([p['verdict'] for p in tested])}{together * (len(tested) > 1)}."
+    if len(tested) > 1 and any(p["verdict"] != SAME for p in tested):
         left = [f"{p['model']} ({p['corrected']})" for p in tested if p["corrected"] != SAME]
         yield (
-            f"After Holm's correction for {n} comparisons (at most {1 - LEVEL:.0%} of such runs have a wrong verdict), "
-            f"{listed(left) or 'none of them'} {'remain' if len(left) > 1 else 'remains'}."
-        )
-    if n > 1:
-        yield (
-            "Places were compared with the stock model, not with one another: one being better than stock and another "
-            "not does not show a difference between the two."
+            f"After Holm's correction for {len(tested)} comparisons (at most {1 - LEVEL:.0%} of such runs have a wrong "
+            f"verdict), {listed(left) or 'none of them'} {'remain' if len(left) > 1 else 'remains'}."
         )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from ..inside.shares import is_closed, percent
 from ..inside.shares import verdict as share_verdict
 from .models import MATCH
-from .plan import CANDIDATE, CONTROL, STOCK
-from .statistics import BETTER, ENOUGH, LEVEL, NONE, PRELIMINARY, SAME, WORSE, reported
+from .plan import CANDIDATE, STOCK
+from .statistics import BETTER, ENOUGH, LEVEL, NEAR_ZERO, NONE, PRELIMINARY, SAME, WORSE
 from .store import DONE, FAILED
 
-#: A dataset on which no model reaches this score was trained too briefly to compare anything.
-NEAR_ZERO = 0.02
 #: SHA-256 of no bytes: the order of images was not recorded.
 NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 VERDICTS = (BETTER, WORSE, SAME)
@@ -54,47 +52,23 @@ def rows_of(results: Results, data: str, role: str = "") -> list[Row]:
     return [r for r in results["rows"] if r["data"] == data and role in ("", r["role"])]
 
 
-def candidates(results: Results) -> list[Row]:
-    """The rows of candidates."""
-    return [r for r in results["rows"] if r["role"] == CANDIDATE]
-
-
 def stock_row(results: Results, data: str) -> Row:
     """The stock model on a dataset."""
     return rows_of(results, data, STOCK)[0]
 
 
-def comparisons(results: Results, data: str) -> Iterator[tuple[Row, str, str]]:
-    """Every paired difference: the row, its key, and the model that it is compared with."""
+def comparisons(results: Results, data: str) -> Iterator[tuple[Row, Row, str]]:
+    """Every paired difference: the row, the difference, and the model that it is compared with."""
     for row in rows_of(results, data):
         for key, other in (("vs_stock", stock_row(results, data)["model"]), ("vs_control", row["control"])):
             if row[key]:
-                yield row, key, other
+                yield row, row[key], other
 
 
-def learned(results: Results, data: str) -> bool:
-    """Whether some model reaches `NEAR_ZERO` on a dataset."""
-    found = [r["metrics"].get(results["metric"]) for r in rows_of(results, data)]
-    return any(f["mean"] >= NEAR_ZERO for f in found if f)
-
-
-def verdict(results: Results, row: Row, key: str) -> str:
-    """The verdict of a row against stock (`vs_stock`) or its cost control (`vs_control`), as it is printed."""
-    return reported(row[key], learned(results, row["data"]))
-
-
-def extra_gflops(results: Results, row: Row) -> float:
-    """GFLOPs over those of the stock model, as a share."""
-    return row["cost"]["gflops"] / stock_row(results, row["data"])["cost"]["gflops"] - 1
-
-
-def helps(results: Results, row: Row) -> bool:
-    """Better than stock, and better than the cost control if the candidate costs more than stock."""
-    if verdict(results, row, "vs_stock") != BETTER:
-        return False
-    if row["control"]:
-        return verdict(results, row, "vs_control") == BETTER
-    return extra_gflops(results, row) <= MATCH
+def verdicts(results: Results, *keys: str) -> list[str]:
+    """What candidates got in these comparisons, as far as there are any."""
+    rows = [r for r in results["rows"] if r["role"] == CANDIDATE]
+    return [r[key]["verdict"] for r in rows for key in keys if r[key] and r[key]["verdict"] != NONE]
 
 
 def summary(results: Results) -> list[str]:
@@ -102,7 +76,17 @@ def summary(results: Results) -> list[str]:
     lines = [answer(results), *overview(results)]
     if len(lines) > 1:
         lines += (stock_sentence(results, d["name"]) for d in results["datasets"])
-    return [*lines, *chance(results)]
+    found = [v for v in verdicts(results, "vs_stock", "vs_control") if v in VERDICTS]
+    return [*lines, *([f"{chance(found)}."] if found else [])]
+
+
+def chance(verdicts: Sequence[str]) -> str:
+    """How many verdicts chance alone would give."""
+    n, share = len(verdicts), 1 - LEVEL
+    return (
+        f"{plural(n, 'comparison')} gave {plural(n - verdicts.count(SAME), 'verdict')} of better or worse. If all "
+        f"models were equally good, chance alone would give about {n * share:.2g} ({share:.0%} of them)"
+    )
 
 
 def answer(results: Results, better: Callable[[Row], bool] | None = None, how: str = "") -> str:
@@ -110,47 +94,52 @@ def answer(results: Results, better: Callable[[Row], bool] | None = None, how: s
 
     Args:
         results: Of `gather`.
-        better: Which candidates count as better; by default those that `helps`, or without controls the verdict.
+        better: Which candidates count as better. By default those better than stock and than their cost control, if
+            they cost more than stock; where no control was run, those better than stock.
         how: Words about `better`.
     """
-    rows, metric, n = candidates(results), results["metric"], len(results["seeds"])
+    rows = [r for r in results["rows"] if r["role"] == CANDIDATE]
     if not results["cells"]:
         return "No run was planned, so there is no result."
     if not results["counts"].get(DONE):
         return "No run has finished, so there is no result."
     if not rows:
         return "Only the stock model was run, so there is nothing to compare."
-    found = {verdict(results, r, "vs_stock") for r in rows}
-    if found.isdisjoint(VERDICTS):
-        if PRELIMINARY in found:
+    found, metric, but = verdicts(results, "vs_stock"), results["metric"], ""
+    if set(found).isdisjoint(VERDICTS):
+        if found:
             need = f"{ENOUGH} seeds that are done with both models, and a model that reaches {metric} {NEAR_ZERO}"
             return f"Preliminary, without a verdict: that needs {need}."
-        return f"No verdict with {plural(n, 'seed')}: {'; '.join(dict.fromkeys(r['vs_stock']['why'] for r in rows))}."
-    but = ""
-    if better is None and (any(r["control"] for r in rows) or all(extra_gflops(results, r) <= MATCH for r in rows)):
-        better, how = partial(helps, results), " at equal cost"
-    elif better is None:
-        better, but = (lambda r: verdict(results, r, "vs_stock") == BETTER), "; no cost control was run"
+        whys = dict.fromkeys(r["vs_stock"]["why"] for r in rows)
+        return f"No verdict with {plural(len(results['seeds']), 'seed')}: {'; '.join(whys)}."
+
+    def beats(row: Row) -> bool:
+        equal = row["vs_control"]["verdict"] == BETTER if row["control"] else row["extra_gflops"] <= MATCH
+        return row["vs_stock"]["verdict"] == BETTER and (equal or bool(but))
+
+    if better is None:
+        if any(r["control"] for r in rows) or all(r["extra_gflops"] <= MATCH for r in rows):
+            how = " at equal cost"
+        else:
+            but = "; no cost control was run"
     best: dict[str, list[str]] = {}
-    for row in filter(better, rows):
+    for row in filter(better or beats, rows):
         best.setdefault(row["model"], []).append(f"{signed(row['vs_stock']['mean'])} on {row['data']}")
     if best:
         named = [f"{model} ({', '.join(gains)})" for model, gains in best.items()]
         return f"Shown to be better than the stock model{how}, by {metric}: {listed(named)}{but}."
-    tested = plural(sum(verdict(results, r, "vs_stock") in VERDICTS for r in rows), "comparison")
+    tested = plural(sum(v in VERDICTS for v in found), "comparison")
     return f"No candidate was shown to be better than the stock model{how} ({tested}{but})."
 
 
 def overview(results: Results) -> Iterator[str]:
     """How many comparisons got which verdict."""
-    rows = candidates(results) if results["counts"].get(DONE) else []
     for key, what in (("vs_stock", "the stock model"), ("vs_control", "a stock model enlarged to the same cost")):
-        found = [v for r in rows if (v := verdict(results, r, key)) != NONE]
+        found = verdicts(results, key)
         if found:
-            counts = [f"{found.count(v)} {v}" for v in (*VERDICTS, PRELIMINARY) if v in found or v in VERDICTS]
-            if set(found) == {PRELIMINARY}:
-                counts = counts[-1:]
-            yield f"Against {what}: {', '.join(counts)}, of {plural(len(found), 'comparison')}."
+            shown = [v for v in VERDICTS if set(found) != {PRELIMINARY}] + [PRELIMINARY] * (PRELIMINARY in found)
+            counts = ", ".join(f"{found.count(v)} {v}" for v in shown)
+            yield f"Against {what}: {counts}, of {plural(len(found), 'comparison')}."
 
 
 def stock_sentence(results: Results, data: str) -> str:
@@ -159,40 +148,19 @@ def stock_sentence(results: Results, data: str) -> str:
     found = stock["metrics"].get(metric)
     if found is None:
         return f"On {data} no run of the stock model {stock['model']} is done, so nothing is compared."
-    low, high = found["interval"] or (None, None)
-    ends = interval(low, high, "{:.3f}".format)
+    ends = interval(found["low"], found["high"], "{:.3f}".format)
     seeds = plural(len(found["values"]), "seed")
     return f"On {data} the stock model {stock['model']} reaches {metric} {found['mean']:.3f} ({seeds}, {ends})."
 
 
-def chance(results: Results) -> Iterator[str]:
-    """How many verdicts chance alone would give."""
-    found = [verdict(results, r, key) for r in candidates(results) for key in ("vs_stock", "vs_control")]
-    found = [v for v in found if v in VERDICTS]
-    if found:
-        n, share = len(found), 1 - LEVEL
-        yield (
-            f"{plural(n, 'comparison')} gave {plural(n - found.count(SAME), 'verdict')} of better or worse. If all "
-            f"models were equally good, chance alone would give about {n * share:.2g} ({share:.0%} of them)."
-        )
-
-
 def warnings(results: Results) -> list[str]:
     """What limits the results."""
-    lines = [*_of_runs(results), *_of_machines(results)]
-    if len(results["seeds"]) < ENOUGH:
-        n = len(results["seeds"])
+    lines, n = [*_of_runs(results), *_of_machines(results)], len(results["seeds"])
+    if n < ENOUGH:
         lines.append(
             f"{plural(n, 'seed')} {'is' if n == 1 else 'are'} too few for a verdict{' or an interval' * (n < 2)}: "
             f"seeds={ENOUGH} is enough, and finished runs are not repeated."
         )
-    for m in results["models"] if results["start"] else ():
-        if m["role"] == CONTROL and not m["grown"]:
-            lines.append(
-                f"The cost control {m['name']} is wider than {results['start']['name']}, so it starts with few of "
-                "those weights and the other models with most: beating it shows little. Compare from scratch instead, "
-                "without pretrained=."
-            )
     return lines + [line for d in results["datasets"] for line in _of_dataset(results, d["name"])]
 
 
@@ -226,26 +194,23 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _of_machines(results: Results) -> Iterator[str]:
     """Runs on several kinds of machine."""
     if len(results["machines"]) > 1:
-        names = [f"{m.get('device')} with {plural(m.get('threads') or 0, 'thread')}" for m in results["machines"]]
+        names = {f"{m.get('device')} with {plural(m.get('threads') or 0, 'thread')}": m for m in results["machines"]}
         kinds = {(c["data"], c["seed"], str(sorted(c["machine"].items()))) for c in results["cells"] if c["machine"]}
-        groups = [(data, seed) for data, seed, _ in kinds]
-        mixed = len({g for g in groups if groups.count(g) > 1})
-        text = f"The runs used {len(names)} kinds of machine ({listed(list(dict.fromkeys(names)))}). "
-        yield text + (
-            f"In {mixed} of {len(set(groups))} seeds, models that are compared used different ones: part of a "
-            "difference may come from the machine, and training times are not comparable."
-            if mixed
-            else "Models that are compared used the same one; training times are means over all."
+        groups = Counter((data, seed) for data, seed, _ in kinds)
+        mixed = sum(n > 1 for n in groups.values())
+        yield (
+            f"The runs used {len(results['machines'])} kinds of machine ({listed([*names])}). In {mixed} of "
+            f"{len(groups)} seeds, models that are compared used different ones: part of a difference there may come "
+            "from the machine, and training times are not comparable."
         )
 
 
 def _of_dataset(results: Results, data: str) -> Iterator[str]:
     """Differences that are not paired by their data, seeds without effect, controls of another cost, low scores."""
     metric, rows = results["metric"], rows_of(results, data)
-    orders = {
-        (c["seed"], c["order"]) for c in results["cells"] if c["data"] == data and c["order"] not in ("", NOTHING)
-    }
-    bad = [s for s in results["seeds"] if sum(seed == s for seed, _ in orders) > 1]
+    cells = [c for c in results["cells"] if c["data"] == data]
+    orders = [seed for seed, order in {(c["seed"], c["order"]) for c in cells} if order not in ("", NOTHING)]
+    bad = [s for s in results["seeds"] if orders.count(s) > 1]
     if bad:
         yield (
             f"{data}: with {_seeds(bad)}, the models saw other training images, in another order or augmented "
@@ -254,15 +219,15 @@ def _of_dataset(results: Results, data: str) -> Iterator[str]:
         )
     gflops = {r["model"]: r["cost"]["gflops"] for r in rows}
     for row in rows:
-        values = list(row["metrics"].get(metric, {"values": {}})["values"].values())
+        name, values = f"{row['model']} on {data}", [*row["metrics"].get(metric, {"values": {}})["values"].values()]
         if len(values) > 1 and len(set(values)) == 1 and values[0]:
             yield (
-                f"{row['model']} on {data}: all {len(values)} seeds give exactly the same {metric}, {values[0]:.3f}. "
-                "The seed has no effect there, so the spread is no measure of chance."
+                f"{name}: all {len(values)} seeds give exactly the same {metric}, {values[0]:.3f}. The seed has no "
+                "effect there, so the spread is no measure of chance."
             )
         if row["share"] is not None and is_closed([row["share"]]):
             yield (
-                f"{row['model']} on {data}: its blocks contribute {percent(row['share'])} of the signal on average; "
+                f"{name}: its blocks contribute {percent(row['share'])} of the signal on average; "
                 f"{share_verdict([row['share']])}. Train for longer, or with a higher block_lr (docs/fine-tuning.md)."
             )
         off = gflops[row["control"]] / gflops[row["model"]] - 1 if row["control"] in gflops else 0
@@ -271,7 +236,7 @@ def _of_dataset(results: Results, data: str) -> Iterator[str]:
                 f"{data}: the cost control {row['control']} has {abs(off):.1%} {'more' if off > 0 else 'fewer'} GFLOPs "
                 f"than {row['model']}; nothing closer was found."
             )
-    if any(metric in r["metrics"] for r in rows) and not learned(results, data):
+    if any(metric in r["metrics"] for r in rows) and not rows[0]["learned"]:
         yield (
             f"{data}: no model reaches {metric} {NEAR_ZERO}. Too little was learned to compare anything; train longer, "
             "or start from pretrained weights."

@@ -19,16 +19,6 @@ def _image_id(file: str) -> int | str:
     return int(stem) if stem.isnumeric() else stem
 
 
-def _size(file: str) -> tuple[int, int]:
-    """Width and height of an image as it is shown."""
-    from PIL import Image
-    from ultralytics.data.utils import exif_size
-
-    with Image.open(file) as image:
-        width, height = exif_size(image)
-    return width, height
-
-
 def by_size(validator: Any) -> dict[str, dict[str, float]]:
     """mAP50-95 and mAP50 of boxes, for small, medium and large objects, by COCO's definition.
 
@@ -36,21 +26,21 @@ def by_size(validator: Any) -> dict[str, dict[str, float]]:
         validator: Of Ultralytics, after a validation with save_json.
 
     Returns:
-        Size -> metrics and number of objects; nothing where pycocotools is missing or names of images are ambiguous. A
-        size without objects has a number only.
+        Size -> objects: their number, and metrics where there are any; empty where names of images are ambiguous.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        return {}
+    from PIL import Image
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    from ultralytics.data.utils import exif_size
+
     labels = validator.dataloader.dataset.labels
     ids = {_image_id(label["im_file"]): i + 1 for i, label in enumerate(labels)}
     if len(ids) < len(labels):
         return {}
     annotations: list[dict[str, Any]] = []
     for number, label in enumerate(labels, 1):
-        width, height = _size(label["im_file"])  # rectangular validation takes "shape" out of the labels
+        with Image.open(label["im_file"]) as image:  # rectangular validation takes "shape" out of the labels
+            width, height = exif_size(image)
         for c, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             of_object = {"category_id": validator.class_map[int(c)], "bbox": box, "area": box[2] * box[3]}
@@ -84,23 +74,16 @@ def by_size(validator: Any) -> dict[str, dict[str, float]]:
 
 
 def predictions(validator: Any, images: Sequence[str], least: float) -> dict[str, list[list[float]]]:
-    """Confident boxes on some images.
+    """Boxes of at least this confidence on some images, by file name.
 
-    Args:
-        validator: Of Ultralytics, after a validation with save_json.
-        images: File names.
-        least: Confidence.
-
-    Returns:
-        File name -> boxes: class, confidence, left, top, right, bottom, in pixels of the image file.
+    Boxes are class, confidence, left, top, right, bottom, in pixels of the image file.
     """
     classes = {v: i for i, v in reversed(list(enumerate(getattr(validator, "class_map", []))))}
     found: dict[str, list[list[float]]] = {os.path.basename(i): [] for i in images}
     wanted = {_image_id(name): name for name in found}
     for p in getattr(validator, "jdict", []):
-        name = wanted.get(p["image_id"])
-        if name is not None and p["score"] >= least and "bbox" in p:
+        if p["image_id"] in wanted and p["score"] >= least and "bbox" in p:
             x, y, w, h = p["bbox"]
-            box = [x, y, round(x + w, 3), round(y + h, 3)]
-            found[name].append([classes[p["category_id"]], round(p["score"], 3), *box])
+            box = [classes[p["category_id"]], round(p["score"], 3), x, y, round(x + w, 3), round(y + h, 3)]
+            found[wanted[p["image_id"]]].append(box)
     return found

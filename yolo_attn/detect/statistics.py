@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 #: Metrics that `metric=` takes.
@@ -20,9 +20,13 @@ BETTER, WORSE, SAME, NONE = "better", "worse", "not distinguishable", "no verdic
 PRELIMINARY = "preliminary"
 #: Pairs that a verdict needs before a report prints it.
 ENOUGH = 5
+#: A dataset on which no model reaches this score was trained too briefly to compare anything.
+NEAR_ZERO = 0.02
 LEVEL, POWER, RESAMPLES = 0.95, 0.8, 9999
 #: Equal differences of scores differ by this much or less, from rounding.
 ROUNDING = 1e-12
+#: Of a comparison, in the order of columns; None where unknown.
+NUMBERS = ("n", "mean", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "detectable", "deviation", "p")
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
@@ -32,69 +36,43 @@ def metrics_of(task: str) -> tuple[str, ...]:
     return METRICS[:6] if task in ("segment", "pose") else METRICS[:4]
 
 
-@dataclass(frozen=True)
-class Paired:
-    """A model against another, seed by seed.
-
-    Attributes:
-        n: Pairs.
-        mean: Mean difference.
-        deviation: Standard deviation of the differences; None for fewer than two.
-        t: Lower and upper end of Student's t interval; None where there is none.
-        bootstrap: The same by the bootstrap (percentiles of means).
-        detectable: Smallest true difference that would have been found with a probability of 80%.
-        verdict: better, worse, not distinguishable or no verdict.
-        why: Why there is no interval; empty where there is one.
-        differences: Seed -> difference.
-    """
-
-    n: int
-    mean: float | None
-    deviation: float | None = None
-    t: tuple[float, float] | None = None
-    bootstrap: tuple[float, float] | None = None
-    detectable: float | None = None
-    verdict: str = NONE
-    why: str = ""
-    differences: Mapping[int, float] | None = None
-
-
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired:
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any]:
     """Compare two models over the seeds that both have.
 
     Args:
         ours: Seed -> value.
         theirs: Seed -> value of the other.
+
+    Returns:
+        n: pairs; mean, deviation: of the differences; t_low, t_high: Student's interval of the mean; bootstrap_low,
+        bootstrap_high: that by the bootstrap (percentiles); p: of the two-sided t test; detectable: the smallest true
+        difference found with a probability of 80%; verdict; why: there is no interval; differences: seed -> difference.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    differences = {s: ours[s] - theirs[s] for s in seeds}
-    values = list(differences.values())
-    n = len(values)
+    differences = {s: ours[s] - theirs[s] for s in sorted(ours.keys() & theirs.keys())}
+    values, n = list(differences.values()), len(differences)
+    found = {**dict.fromkeys(NUMBERS), "n": n, "verdict": NONE, "why": "", "differences": differences}
     if not n:
-        return Paired(0, None, why="no seed is done in both", differences={})
-    mean = math.fsum(values) / n
+        return found | {"why": "no seed is done in both"}
+    found["mean"] = math.fsum(values) / n
     if n < 2:
-        return Paired(n, mean, why="one seed has no spread, so chance is unknown", differences=differences)
+        return found | {"why": "one seed has no spread, so chance is unknown"}
+    deviation = stdev(values)
+    if deviation < ROUNDING:
+        why = "all seeds give the same difference: the seed changes nothing in these cells"
+        return found | {"deviation": 0.0, "why": why}
     import numpy as np
     from scipy import stats
 
-    deviation = float(np.std(values, ddof=1))
-    if deviation < ROUNDING:
-        why = "all seeds give the same difference: the seed changes nothing in these cells"
-        return Paired(n, mean, 0.0, why=why, differences=differences)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
-    t = (mean - half, mean + half)
-    resampled = stats.bootstrap(
-        (np.asarray(values),),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    bootstrap = (float(resampled.low), float(resampled.high))
-    verdict = BETTER if min(t[0], bootstrap[0]) > 0 else WORSE if max(t[1], bootstrap[1]) < 0 else SAME
-    return Paired(n, mean, deviation, t, bootstrap, detectable(deviation, n), verdict, "", differences)
+    test = stats.ttest_1samp(values, 0)
+    t = test.confidence_interval(LEVEL)
+    more = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile"}
+    bootstrap = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0), **more).confidence_interval
+    ends = {
+        f"{k}_{end}": float(getattr(i, end)) for k, i in (("t", t), ("bootstrap", bootstrap)) for end in ("low", "high")
+    }
+    sign = BETTER if min(t.low, bootstrap.low) > 0 else WORSE if max(t.high, bootstrap.high) < 0 else SAME
+    found |= {**ends, "deviation": deviation, "p": float(test.pvalue), "detectable": detectable(deviation, n)}
+    return found | {"verdict": sign}
 
 
 def detectable(deviation: float, n: int) -> float:
@@ -113,28 +91,10 @@ def detectable(deviation: float, n: int) -> float:
 
 
 def reported(found: Mapping[str, Any] | None, learned: bool) -> str:
-    """The verdict as reports print it.
-
-    Args:
-        found: A `Paired` as a mapping; None where there is no such comparison.
-        learned: Some model of this dataset learned something.
-    """
+    """The verdict of `paired` as reports print it; `learned`: some model of this dataset learned something."""
     if found is None or found["verdict"] == NONE:
         return NONE
     return found["verdict"] if learned and found["n"] >= ENOUGH else PRELIMINARY
-
-
-def p_value(mean: float, deviation: float, n: int) -> float:
-    """Two-sided p value of a paired t test.
-
-    Args:
-        mean: Of paired differences.
-        deviation: Their standard deviation, over zero.
-        n: Pairs, at least 2.
-    """
-    from scipy import stats
-
-    return 2 * float(stats.t.sf(abs(mean) * math.sqrt(n) / deviation, n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -146,14 +106,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean, and Student's 95% interval of it; None for fewer than two values."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None
-    from scipy import stats
+def spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
+    """Mean, its Student's 95% interval (low, high), standard deviation (sd) and the values; None below two seeds."""
+    n, mean = len(by_seed), math.fsum(by_seed.values()) / len(by_seed)
+    found = {"mean": mean, "low": None, "high": None, "sd": None, "values": dict(sorted(by_seed.items()))}
+    if n > 1:
+        from scipy import stats
 
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
-    return mean, (mean - half, mean + half)
+        sd = stdev(by_seed.values())
+        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+        found |= {"low": mean - half, "high": mean + half, "sd": sd}
+    return found

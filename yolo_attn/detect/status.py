@@ -1,19 +1,93 @@
-"""`yolo-attn bench status`: how far a benchmark is, seen from any terminal. It changes no result."""
+"""How far a benchmark is: before it runs, while it runs, and seen from any terminal. Nothing here changes a result."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..measure.table import show
-from .estimate import duration
-from .plan import Plan
+from .plan import Cell, Plan
+from .sentences import plural
 from .store import DONE, FAILED, OPEN, RUNNING, State, Store
+
+if TYPE_CHECKING:
+    from .run import Tally
 
 STATES = (DONE, RUNNING, FAILED, OPEN)
 #: Most running and failed cells that are listed one by one.
 MOST = 20
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def describe(plan: Plan, store: Store, jobs: int = 1) -> str:
+    """The table before it runs: models, datasets, cells, and the time by the runs that are done.
+
+    Args:
+        plan: The table.
+        store: Its results, where there are some already.
+        jobs: Runs at a time.
+    """
+    spent = [float(r["seconds"]) for c in plan.cells if (r := store.result(c.id))]
+    width = max(len(m.name) for m in plan.models)
+    lines = []
+    for m in plan.models:
+        against = f", cost control {m.control}" if m.control else f", {m.recipe}" if m.recipe else ""
+        over = f" ({m.gflops / plan.stock.gflops - 1:+.1%})" if m is not plan.stock else ""
+        lines.append(f"  {m.name:<{width}}  {m.role}, {m.parameters / 1e6:.2f} M, {m.gflops:.2f} GFLOPs{over}{against}")
+    for d in plan.datasets:
+        lines.append(f"  {d.name}: {d.task}, {d.images['train']} + {d.images['val']} images, {len(d.names)} classes")
+    seeds, left = plural(len(plan.seeds), "seed"), len(plan.cells) - len(spent)
+    lines.append(
+        f"{len(plan.models)} models x {plural(len(plan.datasets), 'dataset')} x {seeds} = {len(plan.cells)} runs, "
+        f"{len(spent)} done, in {store.folder}"
+    )
+    if len(plan.seeds) < 2:
+        lines.append(f"With {seeds} the report has no intervals and no verdicts: an effect may be chance.")
+    if left and spent:
+        mean = sum(spent) / len(spent)
+        lines.append(f"about {duration(mean * left / jobs)} with {jobs} at a time ({duration(mean)} a run so far)")
+    return "\n".join(lines)
+
+
+class Progress:
+    """Shows how far a benchmark is: a live line on a terminal, elsewhere a line whenever a run has ended."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.store, self.total, self.began, self.ended = store, len(plan.cells), time.monotonic(), -1
+        self.live = sys.stderr.isatty()
+
+    def __call__(self, tally: Tally, running: list[Cell]) -> None:
+        """Show the present state."""
+        before, self.ended = self.ended, tally.done + len(tally.failed)
+        if not self.live and self.ended == before:
+            return
+        shares = [float(self.store.progress(c.id).get("share", 0)) for c in running]
+        parts = [f"{tally.done}/{self.total} runs done"]
+        if tally.failed:
+            parts.append(f"{len(tally.failed)} failed")
+        fresh = tally.ran + sum(shares)
+        if fresh > 0.05 and self.ended < self.total:
+            left = (self.total - self.ended - sum(shares)) * (time.monotonic() - self.began) / fresh
+            parts.append(f"{duration(left)} left")
+        parts += [f"{cell} {share:.0%}" for cell, share in zip(running[:2], shares, strict=False)]
+        if len(running) > 2:
+            parts.append(f"and {len(running) - 2} more")
+        text = ", ".join(filter(None, [*parts, tally.last]))
+        if self.live:
+            end = "\n" if tally.full or self.ended == self.total else ""
+            text = f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}"
+        print(text, end=end if self.live else "\n", file=sys.stderr, flush=True)
 
 
 def print_status(store: Store, plan: Plan) -> None:
@@ -28,21 +102,20 @@ def print_status(store: Store, plan: Plan) -> None:
             own = [states[c.id].name for c in plan.cells if (c.data, c.model) == (data.name, model.name)]
             rows.append((data.name, model.name, *(str(own.count(s)) for s in STATES), model.role))
     show(("dataset", "model", *STATES, "role"), rows)
-    running = [c for c in plan.cells if states[c.id].name == RUNNING]
-    failed = [(c, states[c.id]) for c in plan.cells if states[c.id].name == FAILED]
-    _list("running", [f"{c}: {_who(store.progress(c.id))}" for c in running])
-    failures = [f"{c}: {s.reason} ({s.attempt / 'log.txt'})" for c, s in failed if s.attempt]
+    of = {name: [c for c in plan.cells if states[c.id].name == name] for name in STATES}
+    _list("running", [f"{c}: {_who(store.progress(c.id))}" for c in of[RUNNING]])
+    failures = [f"{c}: {s.reason} ({s.attempt / 'log.txt'})" for c in of[FAILED] if (s := states[c.id]).attempt]
     _list("failed; the same command tries them again", failures)
     left = time_left(store, plan, states)
-    if running:
+    if of[RUNNING]:
         text = f"about {duration(left)}" if left is not None else "unknown until a run has trained an epoch"
         print(f"\ntime left: {text}")
     elif counts[DONE] < len(plan.cells):
         text = f", about {duration(left)} with one run at a time" if left else ""
         print(f"\nnothing is running{text}; this resumes:\n  {plan.command}")
-    pages = [p for p in (store.folder / "report.html", store.folder / "report.md") if p.exists()]
-    if pages:
-        print(f"report: {pages[0]}, written {duration(max(time.time() - pages[0].stat().st_mtime, 0))} ago")
+    page = store.folder / "report.html"
+    if page.exists():
+        print(f"report: {page}, written {duration(max(time.time() - page.stat().st_mtime, 0))} ago")
     else:
         print(f"no report yet; this writes one of what is done: yolo-attn bench report {store.folder}")
 
@@ -64,12 +137,7 @@ def _who(progress: Mapping[str, object]) -> str:
 def time_left(store: Store, plan: Plan, states: Mapping[str, State]) -> float | None:
     """Seconds until no cell is to do, with as many runs at a time as now; None where no duration is known yet.
 
-    Failed cells do not count, because only another command runs them again.
-
-    Args:
-        store: The folder.
-        plan: Its plan.
-        states: Cell -> state.
+    Failed cells do not count, because only another command runs them again. `states`: cell -> state.
     """
     spent = [float(r["seconds"]) for c in plan.cells if states[c.id].name == DONE and (r := store.result(c.id))]
     running = [p for c in plan.cells if states[c.id].name == RUNNING and (p := store.progress(c.id))]

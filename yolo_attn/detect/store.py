@@ -17,9 +17,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -45,8 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The state of a cell: done, failed (with the reason), running or to do; the folder of its last attempt, if any."""
 
     name: str
@@ -54,8 +52,7 @@ class State:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """An attempt of this process at a cell: its folder, the cell's id, and the cell's lock, which it holds."""
 
     path: Path
@@ -71,11 +68,7 @@ class Store:
 
     @contextlib.contextmanager
     def driver(self) -> Iterator[None]:
-        """Make the folder, and be the one process that hands out its runs.
-
-        Raises:
-            UsageError: Another process does that now, or the folder cannot be written.
-        """
+        """Make the folder, and be the one process that hands out its runs; UsageError where that cannot be."""
         try:
             (self.folder / "cells").mkdir(parents=True, exist_ok=True)
             lock = _lock(self.folder / "driver.lock")
@@ -105,12 +98,7 @@ class Store:
             raise ValueError(f"{path} is damaged or of another version ({e})") from e
 
     def write_plan(self, plan: Plan) -> str:
-        """Make this the folder's plan. Results of earlier plans remain, and count where the cell is the same.
-
-        Returns:
-            A remark for the user, or nothing.
-        """
-        (self.folder / "cells").mkdir(parents=True, exist_ok=True)
+        """Make this the folder's plan; results of earlier plans remain. Returns a remark for the user, or nothing."""
         path, remark = self.folder / MANIFEST, ""
         try:
             if self.read_plan() == plan:
@@ -138,39 +126,32 @@ class Store:
             _back_up(path)
         return None
 
-    def publish(self, id: str, outcome: Mapping[str, Any]) -> Path:
-        """Write the outcome of a cell; returns its file."""
-        path = self.cell(id) / "result.json"
-        write_json(path, {"id": id, "checksum": digest(outcome), "outcome": outcome})
+    def publish(self, id: str, outcome: Mapping[str, Any]) -> None:
+        """Write the outcome of a cell."""
+        found = {"id": id, "checksum": digest(outcome), "outcome": outcome}
+        write_json(self.cell(id) / "result.json", found)
         (self.cell(id) / "failed.json").unlink(missing_ok=True)
-        return path
 
-    def claim(self, id: str, wait: bool = False) -> Attempt | None:
+    def claim(self, id: str) -> Attempt | None:
         """Lock a cell and make the folder of a new attempt; weights of earlier attempts are removed.
-
-        Args:
-            id: The cell's.
-            wait: Wait for another process that holds the lock.
 
         Returns:
             The attempt, to be given to `release`; None where the cell is done, or another process runs it.
         """
         self.cell(id).mkdir(parents=True, exist_ok=True)
-        lock = _lock(self.cell(id) / "lock", wait)
+        lock = _lock(self.cell(id) / "lock")
         if lock is None:
             return None
-        try:
-            if self.result(id) is None:
-                self._remove_weights(id)
-                last = self._last(id)
-                path = self.cell(id) / f"attempt-{_number(last) + 1 if last else 1}"
-                path.mkdir()
-                return Attempt(path, id, lock)
-        except BaseException:
-            lock.release()
-            raise
-        lock.release()
-        return None
+        with contextlib.ExitStack() as stack:
+            stack.callback(lock.release)
+            if self.result(id) is not None:
+                return None
+            self._remove_weights(id)
+            last = self._last(id)
+            path = self.cell(id) / f"attempt-{_number(last) + 1 if last else 1}"
+            path.mkdir()
+            stack.pop_all()
+        return Attempt(path, id, lock)
 
     def fail(self, attempt: Attempt, reason: str) -> None:
         """Record why an attempt failed."""
@@ -191,11 +172,10 @@ class Store:
         if last and failed.get("attempt") == last.name:
             return State(FAILED, last, str(failed.get("reason", "")))
         with contextlib.suppress(OSError):  # a read-only folder
-            lock = _lock(self.cell(id) / "lock") if last else None
-            if last and lock is None:
-                return State(RUNNING, last)
-            if lock:
+            if last and (lock := _lock(self.cell(id) / "lock")):
                 lock.release()
+            elif last:
+                return State(RUNNING, last)
         return State(OPEN, last)
 
     def progress(self, id: str) -> dict[str, Any]:
@@ -208,7 +188,7 @@ class Store:
         return max(self.cell(id).glob("attempt-*"), key=_number, default=None)
 
     def _remove_weights(self, id: str) -> None:
-        """Remove the weights of all attempts at a cell: those of many interrupted runs would fill the disk."""
+        """Those of many interrupted runs would fill the disk."""
         for file in [*self.cell(id).rglob("*.pt")]:
             file.unlink(missing_ok=True)
 
@@ -222,11 +202,11 @@ def _back_up(path: Path) -> Path:
     return path.replace(path.with_name(f"{path.name}.backup"))
 
 
-def _lock(path: Path, wait: bool = False) -> BaseFileLock | None:
+def _lock(path: Path) -> BaseFileLock | None:
     """Acquire a lock, which any thread may release; None where another process has it."""
     lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire(blocking=wait)
+        lock.acquire(blocking=False)
     except Timeout:
         return None
     return lock
@@ -246,6 +226,4 @@ def open_store(folder: str | Path) -> tuple[Store, Plan]:
     except OSError as e:
         why = f"has no {MANIFEST}, so it is no results folder" if store.folder.is_dir() else "is no folder"
         why = why if isinstance(e, FileNotFoundError | NotADirectoryError) else f"cannot be read: {e.strerror}"
-        found = sorted(str(p.parent) for p in Path("runs/bench").glob(f"*/{MANIFEST}"))
-        known = f" Results folders here: {', '.join(found)}." if found else ""
-        raise UsageError(f"{folder} {why}.{known}") from e
+        raise UsageError(f"{folder} {why}.") from e

@@ -7,7 +7,6 @@ Markdown, and its HTML has no keys to sort by and a light-only style sheet of 9 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,18 +15,20 @@ from .models import MATCH
 from .plan import CONTROL, STOCK
 from .ranking import RANKED, verdict_text
 from .results import PARTS
-from .sentences import comparisons, plural, rate, rows_of, signed, verdict
+from .sentences import comparisons, plural, rate, rows_of, signed
+from .statistics import NUMBERS
 
 if TYPE_CHECKING:
     import polars as pl
 
+HEAD = ("data", "task", "model", "role")
 #: Columns that come first, also where there is no row.
 FIRST = {
-    "results": ("data", "task", "model", "role", "subset", "objects", "seeds", "failed"),
+    "results": (*HEAD, "subset", "objects", "seeds", "failed"),
     "cells": ("id", "data", "model", "seed", "state", "reason", "seconds", "peak_bytes", "device", "threads", "order"),
     "places": ("data", "rank", "model", "role", "place", "form", "effect", "effect_low", "effect_high", "verdict"),
 }
-VERSUS = ("n", "mean", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "detectable", "verdict", "why")
+VERSUS = (*NUMBERS, "verdict", "why")
 #: What a cell shows where nothing is known.
 NOTHING = "\N{EN DASH}"
 Results = Mapping[str, Any]
@@ -43,23 +44,14 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a table.
-
-    Attributes:
-        title: Header.
-        key: Column of the frame that holds the value, by which the table sorts.
-        show: Value -> text.
-        ends: Columns of the frame that hold the ends of an interval of the value.
-        cell: Row of the frame -> what is shown, where a value and its interval are not all.
-        number: Sorts as a number.
-    """
+    """A column of a table."""
 
     title: str
-    key: str
-    show: Callable[[Any], str] = str
-    ends: tuple[str, str] | None = None
-    cell: Callable[[Row], Cell] | None = None
-    number: bool = True
+    key: str  # column of the frame with the value, by which the table sorts
+    show: Callable[[Any], str] = str  # value -> text
+    ends: tuple[str, str] | None = None  # columns of the frame with the ends of an interval of the value
+    cell: Callable[[Row], Cell] | None = None  # row -> what is shown, where a value and its interval are not all
+    number: bool = True  # sorts as a number
 
     def of(self, row: Row) -> Cell:
         """What is shown of a row."""
@@ -67,8 +59,10 @@ class Column(NamedTuple):
             return self.cell(row)
         if row[self.key] is None:
             return Cell(NOTHING)
-        low, high = (row[end] for end in self.ends) if self.ends else (None, None)
-        return Cell(self.show(row[self.key]), "" if low is None else f"{self.show(low)} to {self.show(high)}")
+        low, high = (row[end] for end in self.ends or (self.key, self.key))
+        return Cell(
+            self.show(row[self.key]), f"{self.show(low)} to {self.show(high)}" if self.ends and low is not None else ""
+        )
 
 
 class Table(NamedTuple):
@@ -100,68 +94,42 @@ def frame_of(rows: Sequence[Row], first: Iterable[str] = ()) -> pl.DataFrame:
 
 def frames(results: Results) -> dict[str, pl.DataFrame]:
     """The frames by the names of their files: results, cells and, of `bench places`, places."""
-    rows = {"results": _results(results), "cells": _cells(results)}
+    rows = {
+        "results": [line for r in results["rows"] for line in _result(r)],
+        "cells": list(map(_cell, results["cells"])),
+    }
     rows |= {"places": results["places"]} if "places" in results else {}
     return {name: frame_of(found, FIRST[name]) for name, found in rows.items()}
 
 
-def _results(results: Results) -> list[dict[str, Any]]:
-    """A row for each dataset, model and subset: all objects, each size, each class; differences and costs with all."""
-    tasks = {d["name"]: d["task"] for d in results["datasets"]}
-    found = []
-    for r in results["rows"]:
-        head = {"data": r["data"], "task": tasks[r["data"]], "model": r["model"], "role": r["role"]}
-        head |= {"seeds": r["n"], "failed": r["failed"]}
-        sized = {f"{part} {size}" for size in r["sizes"] for part in PARTS}
-        row: dict[str, Any] = {**head, "subset": "all"}
-        for metric in (m for m in r["metrics"] if m not in sized):
-            row |= _spread(metric, r["metrics"][metric])
-        for key in ("vs_stock", "vs_control"):
-            row |= {f"{key}_{name}": value for name, value in _versus(results, r, key).items()}
-        row |= {
-            "share": r["share"],
-            "control": r["control"],
-            **r["cost"],
-            "train_seconds": r["seconds"],
-            "peak_bytes": r["peak_bytes"],
-        }
-        found.append(row)
-        for size, values in r["sizes"].items():
-            row = {**head, "subset": size, "objects": values["objects"]}
-            for part in PARTS:
-                row |= _spread(part, r["metrics"].get(f"{part} {size}"))
-            found.append(row)
-        found += [{**head, "subset": f"class {name}", **values} for name, values in r["classes"].items()]
-    return found
+def _result(r: Row) -> list[dict[str, Any]]:
+    """A row for each subset: all objects, with differences and costs, each size, each class."""
+
+    def of(metric: str, spread: Row | None) -> dict[str, Any]:
+        ends = ("mean", ""), ("low", " low"), ("high", " high"), ("sd", " sd")
+        return {f"{metric}{suffix}": spread and spread[key] for key, suffix in ends}
+
+    head = {key: r[key] for key in (*HEAD, "seeds", "failed")}
+    sized = {f"{part} {size}" for size in r["sizes"] for part in PARTS}
+    row = {**head, "subset": "all"}
+    for metric in (m for m in r["metrics"] if m not in sized):
+        row |= of(metric, r["metrics"][metric])
+    for key in ("vs_stock", "vs_control"):
+        row |= {f"{key}_{name}": r[key] and r[key][name] for name in VERSUS}
+    row |= {"share": r["share"], "control": r["control"], **r["cost"]}
+    found = [row | {"train_seconds": r["seconds"], "peak_bytes": r["peak_bytes"]}]
+    for size, values in r["sizes"].items():
+        parts = [of(part, r["metrics"].get(f"{part} {size}")) for part in PARTS]
+        found.append({**head, "subset": size, "objects": values["objects"], **parts[0], **parts[1]})
+    return found + [{**head, "subset": f"class {name}", **values} for name, values in r["classes"].items()]
 
 
-def _spread(metric: str, spread: Row | None) -> dict[str, Any]:
-    """Mean, interval and standard deviation over seeds."""
-    values = list(spread["values"].values()) if spread else []
-    low, high = (spread and spread["interval"]) or (None, None)
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {metric: spread and spread["mean"], f"{metric} low": low, f"{metric} high": high, f"{metric} sd": deviation}
-
-
-def _versus(results: Results, row: Row, key: str) -> dict[str, Any]:
-    """A paired difference in columns."""
-    if not row[key]:
-        return dict.fromkeys(VERSUS)
-    found = dict(row[key]) | {"verdict": verdict(results, row, key)}
-    for name in ("t", "bootstrap"):
-        found[f"{name}_low"], found[f"{name}_high"] = found[name] or (None, None)
-    return {name: found[name] for name in VERSUS}
-
-
-def _cells(results: Results) -> list[dict[str, Any]]:
-    """A row for each run, done or not."""
-    found = []
-    for c in results["cells"]:
-        row = {key: c.get(key) for key in FIRST["cells"]}
-        row |= {"device": c["machine"].get("device"), "threads": c["machine"].get("threads"), **c["values"]}
-        row |= {f"{part} {size}": v[part] for size, v in c["sizes"].items() for part in PARTS if part in v}
-        found.append(row | {f"{PARTS[0]} class {name}": v.get(PARTS[0]) for name, v in c["classes"].items()})
-    return found
+def _cell(c: Row) -> dict[str, Any]:
+    """A run, done or not."""
+    row = {key: c.get(key) for key in FIRST["cells"]}
+    row |= {"device": c["machine"].get("device"), "threads": c["machine"].get("threads"), **c["values"]}
+    row |= {f"{part} {size}": v[part] for size, v in c["sizes"].items() for part in PARTS if part in v}
+    return row | {f"{PARTS[0]} class {name}": v.get(PARTS[0]) for name, v in c["classes"].items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -172,21 +140,21 @@ def decimals(digits: int, scale: float = 1.0) -> Callable[[float], str]:
     return lambda value: f"{value * scale:,.{digits}f}"
 
 
-def words(title: str, key: str, **more: Any) -> Column:
+def text(title: str, key: str, **more: Any) -> Column:
     """A column of text."""
     return Column(title, key, number=False, **more)
 
 
-MODEL = words("model", "model")
+MODEL = text("model", "model")
 
 
 def of_dataset(results: Results, data: str) -> list[Table]:
     """The tables of a dataset: places, models, comparisons, costs, scores, sizes and classes where known."""
-    found, rows = frames(results), rows_of(results, data)
+    found = frames(results)
     frame = found["results"].filter(data=data, subset="all")
     places = [_places(found["places"].filter(data=data))] if "places" in found else []
     first = [*places, _models(results, frame), _comparisons(results, data), _costs(results, frame), _scores(frame)]
-    return [*first, *_parts(results, rows, data)]
+    return [*first, *_parts(results, rows_of(results, data), data)]
 
 
 def _models(results: Results, frame: pl.DataFrame) -> Table:
@@ -202,30 +170,36 @@ def _models(results: Results, frame: pl.DataFrame) -> Table:
         return Cell(row["model"], "; ".join(filter(None, (role, failed))))
 
     def score(row: Row) -> Cell:
-        mean, spread = row[metric], row[f"{metric} sd"]
-        return Cell(NOTHING if mean is None else f"{mean:.3f}" + (f" ± {spread:.3f}" if spread is not None else ""))
+        mean, sd = row[metric], row[f"{metric} sd"]
+        return Cell(NOTHING if mean is None else f"{mean:.3f}" + (f" ± {sd:.3f}" if sd is not None else ""))
 
-    def difference(key: str, row: Row) -> Cell:
-        mean, low, high, why, said = (row[f"{key}_{part}"] for part in ("mean", "t_low", "t_high", "why", "verdict"))
-        if mean is None:
-            return Cell(NOTHING if why else "", why or "")
-        return Cell(signed(mean), "no interval" if low is None else f"{signed(low)} to {signed(high)}", said)
+    def share(row: Row) -> Cell:
+        found = row["share"]
+        return Cell(NOTHING) if found is None else Cell(percent(found), "closed" if is_closed([found]) else "")
 
-    columns = [words("model", "model", cell=name)]
-    columns += [Column(metric, metric, cell=score)] if metric in frame.columns else []
-    columns += [Column("difference to stock", "vs_stock_mean", cell=lambda r: difference("vs_stock", r))]
+    def difference(key: str, title: str) -> Column:
+        def of(row: Row) -> Cell:
+            mean, low, high, why, said = (row[f"{key}_{k}"] for k in ("mean", "t_low", "t_high", "why", "verdict"))
+            if mean is None:
+                return Cell(NOTHING if why else "", why or "")
+            return Cell(signed(mean), "no interval" if low is None else f"{signed(low)} to {signed(high)}", said)
+
+        return Column(f"difference to {title}", f"{key}_mean", cell=of)
+
     note = (
         f"{metric}: mean ± standard deviation over seeds. Differences are paired by seed and given with the 95% "
         "interval of their mean (Student's t)."
     )
+    columns = [text("model", "model", cell=name)]
+    columns += [Column(metric, metric, cell=score)] if metric in frame.columns else []
+    columns.append(difference("vs_stock", "stock"))
     if any(frame["control"]):
+        columns.append(difference("vs_control", "cost control"))
         note += " A cost control is the stock model enlarged to the candidate's GFLOPs."
-        to = "difference to cost control"
-        columns += [Column(to, "vs_control_mean", cell=lambda r: difference("vs_control", r))]
     columns += [Column("parameters, M", "parameters", decimals(2, 1e-6)), Column("GFLOPs", "gflops", decimals(2))]
     columns += [Column("latency, ms", "latency_ms", decimals(1))] if any(frame["latency_ms"].is_not_null()) else []
     if any(frame["share"].is_not_null()):
-        columns.append(Column("share of the signal", "share", percent, cell=_share))
+        columns.append(Column("share of the signal", "share", cell=share))
         note += " Share of the signal: what the blocks contribute on average after training (docs/fine-tuning.md)."
     if frame["seeds"].n_unique() > 1:
         note += " Not all models have the same seeds: compare the paired differences, not the means."
@@ -233,43 +207,35 @@ def _models(results: Results, frame: pl.DataFrame) -> Table:
     return Table("Models", note + "".join(f" No interval: {why}." for why in whys), frame, columns, first=True)
 
 
-def _share(row: Row) -> Cell:
-    """What the blocks of a model contribute; closed ones are marked."""
-    if row["share"] is None:
-        return Cell(NOTHING)
-    return Cell(percent(row["share"]), "closed" if is_closed([row["share"]]) else "")
-
-
 def _places(frame: pl.DataFrame) -> Table:
     """The ranking of `bench places`."""
     per_ms = Column("difference to stock per ms", "per_ms", rate, ("per_ms_low", "per_ms_high"))
     columns = [
         Column("rank", "rank"),
-        words("model", "model", cell=lambda r: Cell(r["model"], CONTROL if r["role"] == CONTROL else "")),
+        text("model", "model", cell=lambda r: Cell(r["model"], CONTROL if r["role"] == CONTROL else "")),
         per_ms._replace(cell=lambda r: Cell(NOTHING, r["why"]) if r["why"] else per_ms.of(r)),
         Column("difference to stock", "effect", signed, ("effect_low", "effect_high")),
         Column("ms over stock", "milliseconds", lambda ms: signed(ms, 2)),
-        words("verdict", "verdict", cell=lambda r: Cell("", "", verdict_text(r))),
+        text("verdict", "verdict", cell=lambda r: Cell("", "", verdict_text(r))),
     ]
     return Table("Places", RANKED, frame, columns, first=True)
 
 
 def _comparisons(results: Results, data: str) -> Table:
     """Every paired difference with both intervals."""
-    found = [
-        {"model": row["model"], "other": other, **_versus(results, row, key)}
-        for row, key, other in comparisons(results, data)
-    ]
+    found = [{"model": row["model"], "other": other, **versus} for row, versus, other in comparisons(results, data)]
     columns = [
         MODEL,
-        words("compared with", "other"),
+        text("compared with", "other"),
         Column("seeds", "n"),
         Column("difference, t interval", "mean", signed, ("t_low", "t_high")),
         Column("bootstrap from", "bootstrap_low", signed),
         Column("to", "bootstrap_high", signed),
         Column("smallest detectable", "detectable", decimals(3)),
-        words("verdict", "verdict", cell=lambda r: Cell("", r["why"], r["verdict"])),
+        text("verdict", "verdict", cell=lambda r: Cell("", r["why"], r["verdict"])),
     ]
+    for row in found:
+        del row["differences"]
     note = f"Paired differences in {results['metric']} with both 95% intervals of their mean."
     return Table("Comparisons", note, frame_of(found, ("model", "other", *VERSUS)), columns)
 
@@ -299,9 +265,9 @@ def _costs(results: Results, frame: pl.DataFrame) -> Table:
 def _scores(frame: pl.DataFrame) -> Table:
     """All metrics with their intervals."""
     metrics = [c.removesuffix(" sd") for c in frame.columns if c.endswith(" sd")]
-    columns = [MODEL, Column("seeds", "seeds")]
-    columns += [Column(m, m, decimals(3), (f"{m} low", f"{m} high")) for m in metrics]
-    return Table("Scores", "Means over seeds with 95% intervals (Student's t).", frame, columns)
+    columns = [Column(m, m, decimals(3), (f"{m} low", f"{m} high")) for m in metrics]
+    note = "Means over seeds with 95% intervals (Student's t)."
+    return Table("Scores", note, frame, [MODEL, Column("seeds", "seeds"), *columns])
 
 
 def _parts(results: Results, rows: Sequence[Row], data: str) -> list[Table]:
@@ -316,12 +282,13 @@ def _parts(results: Results, rows: Sequence[Row], data: str) -> list[Table]:
     about = next(d for d in results["datasets"] if d["name"] == data)
     counts = dict(zip(about["names"], about["objects"].get("val", ()), strict=False))
     models = {str(i): r for i, r in enumerate(rows) if r["classes"]}
-    lines = []
-    for name in (n for n in about["names"] if any(n in r["classes"] for r in models.values())):
-        values = {i: r["classes"].get(name, {}).get(part) for i, r in models.items()}
-        lines.append({"class": name, "objects": counts.get(name), **values})
+    lines = [
+        {"class": n, "objects": counts.get(n), **{i: r["classes"].get(n, {}).get(part) for i, r in models.items()}}
+        for n in about["names"]
+        if any(n in r["classes"] for r in rows)
+    ]
     if lines:
-        columns = [Column(r["model"], i, decimals(3)) for i, r in models.items()]
-        columns = [words("class", "class"), Column("objects", "objects"), *columns]
+        columns = [text("class", "class"), Column("objects", "objects")]
+        columns += [Column(r["model"], i, decimals(3)) for i, r in models.items()]
         found.append(Table("Classes", f"{part} by class; objects in the validation images.", frame_of(lines), columns))
     return found

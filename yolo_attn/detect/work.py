@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..yamls.learning_rate import VARIABLE
 from .store import DONE, FAILED, read_json, write_json
@@ -35,6 +35,24 @@ class End:
     files: Mapping[str, bytes] = field(default_factory=dict)  # file -> content, from a run on another machine
 
 
+class Executor(Protocol):
+    """Where runs take place. `slots` is the number of runs that may be under way at once."""
+
+    slots: int
+
+    def submit(self, id: str, job: dict[str, Any], folder: Path) -> None:
+        """Start the run of a cell: what `Plan.job` returned, in the folder of the attempt on this machine.
+
+        Its progress goes to progress.json in that folder.
+        """
+
+    def poll(self) -> dict[str, End]:
+        """Cell -> end of its run, for all runs that ended since the last call; waits half a second at most."""
+
+    def close(self) -> None:
+        """End all runs and the executor."""
+
+
 def train(
     job: Mapping[str, Any],
     folder: Path,
@@ -43,7 +61,7 @@ def train(
     report: Callable[[dict[str, Any]], object],
     stop: threading.Event | None = None,
 ) -> End:
-    """Train and validate in a process of its own.
+    """Train and validate in a process of its own, which ends with an exception, such as Ctrl+C's.
 
     Args:
         job: From `Plan.job`.
@@ -51,7 +69,7 @@ def train(
         device: cpu, or what CUDA_VISIBLE_DEVICES calls a GPU; empty for the first visible one.
         threads: CPU threads.
         report: Called with host, pid, began (time) and share (of the epochs) whenever the share changes.
-        stop: Ends the run when it is set. An exception, such as Ctrl+C's, ends it as well.
+        stop: Ends the run when it is set.
     """
     more = {"OMP_NUM_THREADS": str(threads)}
     if device not in ("cpu", ""):
@@ -91,6 +109,7 @@ def environment() -> dict[str, str]:
 
 def _run(folder: Path, epochs: int, more: Mapping[str, str], report: Any, stop: threading.Event) -> int | None:
     """The exit code of a run's process; None where it was stopped."""
+    csv = folder / "train" / "results.csv"  # of Ultralytics: a header and a line for each epoch
     with open(folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "yolo_attn.detect.cell"],
@@ -106,7 +125,8 @@ def _run(folder: Path, epochs: int, more: Mapping[str, str], report: Any, stop: 
         progress = {"host": socket.gethostname(), "pid": process.pid, "began": time.time(), "share": -1.0}
         try:
             while not stop.is_set():
-                share = _share(folder / "train" / "results.csv", epochs)
+                lines = csv.read_bytes().count(b"\n") if csv.exists() else 0
+                share = min(max(lines - 1, 0) / epochs, 1.0)
                 if share != progress["share"]:
                     progress["share"] = share
                     report(dict(progress))
@@ -120,22 +140,12 @@ def _run(folder: Path, epochs: int, more: Mapping[str, str], report: Any, stop: 
             process.wait()
 
 
-def _share(csv: Path, epochs: int) -> float:
-    """Share of the epochs that are trained, from Ultralytics' results.csv, which has a header."""
-    with contextlib.suppress(OSError):
-        return min(max(csv.read_bytes().count(b"\n") - 1, 0) / epochs, 1.0)
-    return 0.0
-
-
 def _reason(folder: Path, code: int) -> str:
     """Why a run's process ended without an outcome."""
-    known = read_json(folder / "error.json").get("reason")
-    tail = ""
-    with contextlib.suppress(OSError):
-        tail = (folder / "log.txt").read_bytes()[-TAIL:].decode("utf-8", "replace").strip()
-    last = tail.splitlines()[-1].strip()[:200] if tail else "nothing in its log"
-    if known:
+    if known := read_json(folder / "error.json").get("reason"):
         return str(known)
+    tail = (folder / "log.txt").read_bytes()[-TAIL:].decode("utf-8", "replace").strip()
+    last = tail.splitlines()[-1].strip()[:200] if tail else "nothing in its log"
     if code == -getattr(signal, "SIGKILL", 9):  # Windows has no signals
         return f"killed by the system, most likely because memory ran out (last line: {last})"
     if code < 0:

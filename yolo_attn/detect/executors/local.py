@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from pathlib import Path
+from typing import Any
 
 from ..store import write_json
 from ..work import End, failure, train
-from . import Task
 
 
 class Local:
@@ -38,21 +39,22 @@ class Local:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def submit(self, task: Task) -> None:
+    def submit(self, id: str, job: dict[str, Any], folder: Path) -> None:
         """Start a run."""
-        thread = threading.Thread(target=self._do, args=(task,), daemon=True)
+        thread = threading.Thread(target=self._run, args=(id, job, folder), daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
-    def _do(self, task: Task) -> None:
+    def _run(self, id: str, job: dict[str, Any], folder: Path) -> None:
         device = self._devices.get()
-        progress = task.folder / "progress.json"
         try:
-            end = train(task.job, task.folder, device, self.threads, lambda p: write_json(progress, p), self._stop)
+            end = train(
+                job, folder, device, self.threads, lambda p: write_json(folder / "progress.json", p), self._stop
+            )
         except Exception as e:  # the driver would wait forever for a run that is never reported
             end = failure(e)
         self._devices.put(device)
-        self._ended.put((task.id, end))
+        self._ended.put((id, end))
 
     def poll(self) -> dict[str, End]:
         """The next run that ends."""

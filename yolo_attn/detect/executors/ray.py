@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import socket
 import tempfile
 import time
@@ -23,7 +22,6 @@ from typing import Any
 from ...errors import UsageError
 from ..store import FAILED, write_json
 from ..work import STOPPED, End, train
-from . import Task
 
 #: How often a run is started in all where machines are lost; seconds that cancelled runs have to clean up; most runs in
 #: the queue of Ray, for each of them holds a lock.
@@ -82,11 +80,7 @@ class Ray:
     """
 
     def __init__(
-        self,
-        jobs: int | None = None,
-        device: str | None = None,
-        threads: int | None = None,
-        ray_address: str | None = None,
+        self, jobs: int | None, device: str | None, threads: int | None, ray_address: str | None = None
     ) -> None:
         self._ray: Any = _connect(ray_address)
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -101,7 +95,7 @@ class Ray:
             )
         self.slots = jobs or QUEUE
         self._device = "" if gpus else "cpu"
-        self._tasks: dict[Any, Task] = {}
+        self._tasks: dict[Any, tuple[str, Path]] = {}  # reference -> cell, folder of the attempt
         here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             self._ray.get_runtime_context().get_node_id(), soft=False
         )
@@ -110,9 +104,9 @@ class Ray:
         needs = {"num_cpus": self.threads, "num_gpus": gpus, "max_retries": TRIES - 1, "scheduling_strategy": "SPREAD"}
         self._run = self._ray.remote(**needs)(remote_run)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, id: str, job: dict[str, Any], folder: Path) -> None:
         """Queue a run."""
-        self._tasks[self._run.remote(task.job, task.id, self._device, self.threads, self._board)] = task
+        self._tasks[self._run.remote(job, id, self._device, self.threads, self._board)] = id, folder
 
     def poll(self) -> dict[str, End]:
         """The next run that ends."""
@@ -120,27 +114,27 @@ class Ray:
             time.sleep(0.5)
         with contextlib.suppress(self._ray.exceptions.RayError):
             news = self._ray.get(self._board.news.remote())
-            for task in self._tasks.values():
-                if task.id in news:
-                    write_json(task.folder / "progress.json", news[task.id])
+            for id, folder in self._tasks.values():
+                if id in news:
+                    write_json(folder / "progress.json", news[id])
         ended, _ = self._ray.wait(list(self._tasks), timeout=0.5) if self._tasks else ([], [])
-        return {self._tasks[ref].id: self._end(ref, self._tasks.pop(ref)) for ref in ended}
+        return dict(self._end(ref, *self._tasks.pop(ref)) for ref in ended)
 
-    def _end(self, ref: Any, task: Task) -> End:
+    def _end(self, ref: Any, id: str, folder: Path) -> tuple[str, End]:
         """How a run ended; writes its files."""
         errors = self._ray.exceptions
         try:
             end: End = self._ray.get(ref)
         except errors.TaskCancelledError:
-            return End(STOPPED)
+            return id, End(STOPPED)
         except errors.RayTaskError as e:  # `train` reports a run's own errors: that machine cannot execute any
-            return End(FAILED, f"Ray: {_line(getattr(e, 'cause', None) or e)}")
+            return id, End(FAILED, f"Ray: {_line(getattr(e, 'cause', None) or e)}")
         except errors.RayError as e:
-            return End(FAILED, f"its machine was lost {TRIES} times; Ray: {_line(e)}")
+            return id, End(FAILED, f"its machine was lost {TRIES} times; Ray: {_line(e)}")
         for name, content in end.files.items():
-            (task.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (task.folder / name).write_bytes(content)
-        return end
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return id, end
 
     def close(self) -> None:
         """Cancel all runs and leave the cluster."""
@@ -161,13 +155,13 @@ def _connect(address: str | None) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark reports to its user only
     import ray
 
-    key, named = ("ray_address", address) if address else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
+    named = address or os.environ.get("RAY_ADDRESS", "")
     scheme, _, place = named.rpartition("://")
-    if named not in ("", "auto", "local") and scheme in ("", "ray"):
-        if not re.fullmatch(r".+:\d+", place):
-            raise UsageError(f"{key}={named} must be host:port, as `ray start --head` prints it.")
-        if not _answers(place):  # Ray itself would try for a quarter of an hour
-            raise UsageError(f"{key}={named}: nothing answers there.")
+    if named not in ("", "auto", "local") and scheme in ("", "ray") and not _answers(place):
+        # Ray itself would try for a quarter of an hour.
+        raise UsageError(
+            f"{'ray_address' if address else 'RAY_ADDRESS'}={named}: nothing answers there; host:port is needed."
+        )
     if not named:  # Ray remembers the cluster that was last started here, also after it has ended
         file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
         named = "auto" if file.is_file() and _answers(file.read_text(encoding="utf-8").strip()) else "local"
@@ -176,9 +170,8 @@ def _connect(address: str | None) -> Any:
     try:
         ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as e:  # RuntimeError: another version of Ray or Python
-        if "InvalidAuthToken" in f"{e} {e.__cause__}":
-            raise UsageError(f"{named}: this Ray cluster requires its token; set RAY_AUTH_MODE=token.") from e
-        raise UsageError(f"executor=ray, {named}: {_line(e)}") from e
+        token = "; this cluster requires its token, RAY_AUTH_MODE=token" * ("InvalidAuthToken" in f"{e} {e.__cause__}")
+        raise UsageError(f"executor=ray, {named}: {_line(e)}{token}") from e
     return ray
 
 

@@ -13,10 +13,10 @@ from ...errors import UsageError
 from .. import costs
 from ..plan import Plan
 from ..results import gather
-from ..store import DONE, RUNNING, Store
+from ..store import DONE, RUNNING, Store, write_json
 
 #: Modules without which there is no report -> the packages of the extra `bench` that bring them.
-NEEDED = {m: m for m in ("scipy", "altair", "jinja2", "polars")} | {"vl_convert": "vl-convert-python"}
+NEEDED = {m: m for m in ("scipy", "altair", "jinja2", "polars", "pycocotools")} | {"vl_convert": "vl-convert-python"}
 
 
 def write_report(store: Store, measure_costs: bool = True, samples: bool = True) -> str:
@@ -50,25 +50,23 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
         shown = page.content(results)
         (folder / "paper").mkdir(exist_ok=True)
         pictures = _draw(results, folder)
-        written = [page.write_html(shown, results, folder), folder / "report.md"]
-        write_text(written[1], text.report(shown, pictures))
-        for name, frame in tables.frames(results).items():
-            written.append(folder / f"{name}.csv")
-            write_text(written[-1], frame.write_csv())
-        write_text(folder / "paper" / "methods.tex", text.tex(text.methods(results)) + "\n")
-        write_text(folder / "paper" / "blocks.bib", text.bibtex(plan))
+        files = {"report.html": page.html(shown, results, folder), "report.md": text.report(shown, pictures)}
+        files |= {f"{name}.csv": frame.write_csv() for name, frame in tables.frames(results).items()}
+        paper = {"methods.tex": text.tex(text.methods(results)) + "\n", "blocks.bib": text.bibtex(plan)}
         for stem, data in zip(text.stems(pictures), shown["datasets"], strict=True):
             for table in data["tables"]:
                 name = f"{stem}-{table.title.split()[0].lower()}"
-                content = text.latex(table, f"{table.title} on {data['name']}. {table.note}", f"tab:{name}")
-                write_text(folder / "paper" / f"{name}.tex", content)
+                caption = f"{table.title} on {data['name']}. {table.note}"
+                paper[f"{name}.tex"] = text.latex(table, caption, f"tab:{name}")
+        for name, content in {**files, **{f"paper/{name}": content for name, content in paper.items()}}.items():
+            write_text(folder / name, content)
     except OSError as e:
         raise UsageError(f"{e.filename or folder}: {e.strerror or e}; the report is not complete.") from e
     lines = ["", *results["summary"], *(f"warning: {w}" for w in results["warnings"]), ""]
     for table in (t for d in shown["datasets"] for t in d["tables"] if t.title == "Comparisons"):
         lines += [table.note, text.markdown(table), ""] if results["counts"].get(DONE) else []
-    written += [folder / name for names in pictures.values() for name in names]
-    return "\n".join([*lines, *map(str, written), str(folder / "paper")])
+    written = [*files, *(name for names in pictures.values() for name in names), "paper"]
+    return "\n".join([*lines, *(str(folder / name) for name in written)])
 
 
 def _draw(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
@@ -77,10 +75,9 @@ def _draw(results: dict[str, Any], folder: Path) -> dict[str, list[str]]:
 
     from . import page, plots, text
 
-    drawn: dict[str, list[str]] = {}
     names = [d["name"] for d in results["datasets"]]
+    drawn: dict[str, list[str]] = {name: [] for name in names}
     for data, stem in zip(names, text.stems(names), strict=True):
-        drawn[data] = []
         for figure in plots.figures(results, data, plots.WIDTH):
             name = f"{stem}-{figure.kind}"
             svg = vl_convert.vegalite_to_svg(next(iter(figure.charts.values())).to_dict(), page.VEGA_LITE)
@@ -97,15 +94,11 @@ def _measure(store: Store, plan: Plan) -> None:
         return
     print(f"measuring latency of {len(plan.models)} models; Ctrl+C or costs=0 skips it", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):
-        costs.costs(store, plan)
+        write_json(store.folder / costs.FILE, costs.measure(plan))
 
 
 def check_installed() -> None:
-    """Check for the packages of statistics and report, before anything is trained.
-
-    Raises:
-        UsageError: A package is missing.
-    """
+    """Check for the packages of statistics and report, before anything is trained; UsageError where one is missing."""
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(f"bench detect needs {' and '.join(missing)}: pip install 'yolo-attn[bench]'.")

@@ -15,7 +15,6 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from ...atomic import write_text
 from .. import tables
 from ..sentences import plural
 from ..store import DONE
@@ -55,31 +54,27 @@ def content(results: Results) -> dict[str, Any]:
     }
 
 
-def write_html(shown: dict[str, Any], results: Results, folder: Path) -> Path:
-    """Write report.html into the results folder."""
+def html(shown: dict[str, Any], results: Results, folder: Path) -> str:
+    """report.html from `content`; pictures come from the results folder."""
     look = plots.looks(results["models"])
     specs: list[list[dict[str, Any]]] = []
     datasets = []
-    for tables_of, d in zip(shown["datasets"], results["datasets"], strict=True):
+    for data, d in zip(shown["datasets"], results["datasets"], strict=True):
         figures = list(plots.figures(results, d["name"], "container"))
-        data = {**tables_of, "figures": list(enumerate(figures, len(specs)))}
+        models = [r["model"] for r in results["rows"] if r["data"] == d["name"] and r["seeds"]]
+        more = {"figures": list(enumerate(figures, len(specs))), "looks": {name: look[name] for name in models}}
+        more |= {"samples": list(_samples(results, d, folder))}
+        datasets.append({**data, **more, "colours": {name: colour(i) for i, name in enumerate(d["names"])}})
         specs += ([chart.to_dict() for chart in figure.charts.values()] for figure in figures)
-        models = [r["model"] for r in results["rows"] if r["data"] == d["name"] and r["n"]]
-        data |= {"looks": {name: look[name] for name in models}, "samples": list(_samples(results, d, folder))}
-        datasets.append(data | {"colours": {name: colour(i) for i, name in enumerate(d["names"])}})
-    parts = {"style": _part("page.css"), "script": _part("page.js"), "vega": javascript()}
-    raw = {key: Markup(value) for key, value in parts.items()}
+    here = files(__package__)
+    raw = {key: Markup(here.joinpath(f"page.{key}").read_text(encoding="utf-8")) for key in ("css", "js")}
     loader = jinja2.PackageLoader(__name__.rpartition(".")[0], ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    options: dict[str, Any] = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **options)
+    vega = Markup(javascript())
+    return environment.get_template("page.html").render(
+        {**shown, **raw, "vega": vega, "datasets": datasets, "specs": specs}
     )
-    page = environment.get_template("page.html").render(**{**shown, **raw, "datasets": datasets, "specs": specs})
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
-
-
-def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def colour(number: int) -> str:
@@ -92,14 +87,18 @@ def _samples(results: Results, data: Mapping[str, Any], folder: Path) -> Iterato
     names = data["names"]
 
     def panel(title: str, boxes: Sequence[Sequence[Any]]) -> dict[str, Any]:
-        named = [names[int(b[0])] if 0 <= b[0] < len(names) else f"class {int(b[0])}" for b in boxes]
-        shown = []
-        for name, (number, confidence, left, top, right, bottom) in zip(named, boxes, strict=True):
-            box = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-            box = {key: round(value, 1) for key, value in box.items()} | {"stroke": colour(int(number))}
-            box["stroke-opacity"] = 1 if confidence is None else round(0.3 + 0.7 * confidence, 2)  # faint: uncertain
-            shown.append((name if confidence is None else f"{name} {confidence:.2f}", box))
-        counts = ", ".join(f"{n} {name}" for name, n in Counter(named).items()) or "no box"
+        shown, found = [], Counter[str]()
+        for number, confidence, left, top, right, bottom in boxes:
+            name = names[int(number)] if 0 <= number < len(names) else f"class {int(number)}"
+            found[name] += 1
+            edges = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+            box: dict[str, Any] = {key: round(value, 1) for key, value in edges.items()}
+            box |= {
+                "stroke": colour(int(number)),
+                "stroke-opacity": round(0.3 + 0.7 * confidence, 2),
+            }  # faint: uncertain
+            shown.append((name if title == "labels" else f"{name} {confidence:.2f}", box))
+        counts = ", ".join(f"{n} {name}" for name, n in found.items()) or "no box"
         return {"title": title, "boxes": shown, "counts": counts}
 
     first: dict[str, Mapping[str, Any]] = {}
@@ -111,7 +110,7 @@ def _samples(results: Results, data: Mapping[str, Any], folder: Path) -> Iterato
             picture = base64.b64encode((folder / sample["file"]).read_bytes()).decode("ascii")
         except OSError:
             continue
-        panels = [panel("labels", [[b[0], None, *b[1:5]] for b in sample["truth"]])]
+        panels = [panel("labels", [[b[0], 1, *b[1:5]] for b in sample["truth"]])]
         for name in (m["name"] for m in results["models"] if m["name"] in first):
             boxes = first[name]["samples"].get(sample["image"])
             panels += [] if boxes is None else [panel(f"{name}, seed {first[name]['seed']}", boxes)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from ..plan import CANDIDATE, CONTROL
-from ..sentences import comparisons, rows_of, signed, verdict
+from ..sentences import comparisons, rows_of, signed
 
 #: Colours of candidates: distinguishable with any colour vision, at least 3:1 on white and on near-black.
 PALETTE = ("#0960cc", "#de7810", "#a34094", "#0e9cd6", "#c91c30", "#00a556", "#763bfe")
@@ -61,10 +61,8 @@ def figures(results: Results, data: str, width: int | str) -> Iterator[Figure]:
     more = " A bar that ends at the frame goes on; the tables have its ends."
     charts = {metric: _differences(results, data, look)}
     found = [Figure("differences", f"Paired differences in {metric}", bars + more, charts)]
-    for kind, cost, title in (
-        ("gflops", "gflops", "GFLOPs"),
-        ("latency", "latency_ms", "latency on CPU, ms per image"),
-    ):
+    for cost, title in (("gflops", "GFLOPs"), ("latency_ms", "latency on CPU, ms per image")):
+        kind = cost.removesuffix("_ms")
         note = "Upright bars: 95% interval of the mean." + " Level bars: p10 to p90." * (kind == "latency") + more
         charts = {metric: _cost(results, data, cost, title, look)}
         found.append(Figure(kind, f"{metric} against {title}", note, charts))
@@ -80,8 +78,7 @@ def figures(results: Results, data: str, width: int | str) -> Iterator[Figure]:
 
 
 def _styled(chart: Any, width: int | str) -> Any:
-    """The chart with its width, the look of its axes, and a signal that hides models."""
-    chart = chart.transform_filter("indexof(hidden, datum.model) < 0").add_params(alt.param("hidden", value=[]))
+    """The chart with its width and the look of its axes."""
     chart = chart.properties(width=width, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
     chart = chart.configure(background="white" if isinstance(width, int) else "transparent", font="sans-serif")
     chart = chart.configure_view(stroke=None).configure_axis(gridOpacity=0.35, titleFontWeight="normal", tickCount=6)
@@ -121,10 +118,11 @@ def _cost(results: Results, data: str, cost: str, title: str, look: Mapping[str,
     for r in rows_of(results, data):
         spread, x = r["metrics"].get(results["metric"]), r["cost"].get(cost)
         if spread and x is not None:
-            low, high = spread["interval"] or [spread["mean"]] * 2
+            known = spread["low"] is not None
+            low, high = (spread[k if known else "mean"] for k in ("low", "high"))
             row = {"model": r["model"], "x": x, "y": spread["mean"], "low": low, "high": high}
             row |= {p: r["cost"].get(f"{cost.removesuffix('_ms')}_{p}") or x for p in ("p10", "p90")}
-            row["interval"] = f"{low:.3f} to {high:.3f}" if spread["interval"] else "none"
+            row["interval"] = f"{low:.3f} to {high:.3f}" if known else "none"
             rows.append(row | {"seeds": ", ".join(spread["values"])})
     if not rows:
         return None
@@ -198,16 +196,15 @@ def frame(values: Sequence[float], ends: Sequence[float], bounds: tuple[float, f
 def _differences(results: Results, data: str, look: Mapping[str, Look]) -> Any:
     """Paired differences, one below the other; names stand above their marks, so that they fit a phone."""
     rows: Rows = []
-    for r, key, other in comparisons(results, data):
-        p = r[key]
+    for r, p, other in comparisons(results, data):
         if p["mean"] is None:
             continue
         row = {"model": r["model"], "name": f"{r['model']} vs {other}", "x": p["mean"], "y": len(rows) + 0.5}
-        row |= {"verdict": verdict(results, r, key), "seed": list(p["differences"])}
-        row["each"] = list(p["differences"].values())
+        row |= {"verdict": p["verdict"], "seed": list(p["differences"]), "each": list(p["differences"].values())}
         for name in ("t", "bootstrap"):
-            row[f"{name}_low"], row[f"{name}_high"] = p[name] or [p["mean"]] * 2
-            row[name] = " to ".join(signed(end) for end in p[name] or ()) or "none"
+            found = {end: p[f"{name}_{end}"] for end in ("low", "high")}
+            row[name] = "none" if None in found.values() else " to ".join(map(signed, found.values()))
+            row |= {f"{name}_{end}": p["mean"] if value is None else value for end, value in found.items()}
         rows.append(row)
     if not rows:
         return None
@@ -262,10 +259,13 @@ def curve(results: Results, data: str, model: str, column: str) -> dict[str, Any
     if not values:
         return None
     epochs = sorted(values)[:: math.ceil(len(values) / EPOCHS)]
-    found: dict[str, Any] = {"model": model, "epoch": epochs}
-    for name, of in (("mean", lambda v: math.fsum(v) / len(v)), ("low", min), ("high", max)):
-        found[name] = [float(f"{of(values[e]):.5g}") for e in epochs]
-    return found
+    shown: dict[str, Callable[[list[float]], float]] = {
+        "mean": lambda v: math.fsum(v) / len(v),
+        "low": min,
+        "high": max,
+    }
+    of_epochs = {name: [float(f"{of(values[e]):.5g}") for e in epochs] for name, of in shown.items()}
+    return {"model": model, "epoch": epochs, **of_epochs}
 
 
 def _curves(results: Results, data: str, column: str, look: Mapping[str, Look], legend: bool) -> Any:
