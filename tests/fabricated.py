@@ -112,7 +112,7 @@ def fabricate(
                 f"{i}" * 64,
                 tuple(classes),
                 {"train": 205, "val": 87},
-                {s: [int(chance.integers(20, 900)) for _ in classes] for s in ("train", "val")},
+                {s: [int(chance.integers(500, 900)) for _ in classes] for s in ("train", "val")},
                 tuple(_sample(folder, i, k, len(classes), chance) for k in range(samples)),
             )
             for i, name in enumerate(datasets)
@@ -187,14 +187,14 @@ def outcome(plan: Plan, cell: Cell, adds: float, epochs: int, given: float | Non
     gflops = next(m.gflops for m in plan.models if m.name == cell.model)
     values = {"mAP50-95": score, "mAP50": score * 1.6, "precision": score * 1.7, "recall": score * 1.5}
     epoch = list(range(1, epochs + 1))
-    rising = [1 - math.exp(-4 * e / epochs) for e in epoch]
+    rising = [1 - math.exp(-15 * e / epochs) for e in epoch]
     curves = {
         "epoch": [float(e) for e in epoch],
         "time": [3.1 * e for e in epoch],
         "train/box_loss": [1.9 - r + float(own.normal(0, 0.02)) for r in rising],
         "train/cls_loss": [3.2 - 2 * r + float(own.normal(0, 0.03)) for r in rising],
         "metrics/mAP50(B)": [score * 1.6 * r + float(own.normal(0, 0.012)) for r in rising],
-        "metrics/mAP50-95(B)": [score * r + float(own.normal(0, 0.008)) for r in rising],
+        "metrics/mAP50-95(B)": [score * r + float(own.normal(0, 0.001)) for r in rising],
         "val/box_loss": [2.0 - 0.8 * r + float(own.normal(0, 0.03)) for r in rising],
     }
     samples = {}

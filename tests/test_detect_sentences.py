@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,26 @@ def test_what_limits_the_results_is_a_warning(changes: Any, said: str, tmp_path:
     results = gather(compared(tmp_path, changes=changes))
     assert len(results["warnings"]) == 1 and re.search(said, results["warnings"][0])
     json.dumps(results, allow_nan=False)
+
+
+def test_curves_that_still_rise_at_the_end_are_a_warning(tmp_path: Path) -> None:
+    def rising(cell: Any) -> dict[str, Any]:
+        last = {"ours": 0.42, "cheap": 0.407}.get(cell.model, 0.4)  # 5 % and 1.75 % over the epoch before
+        return {"curves": {"epoch": [1.0, 2.0, 3.0], "metrics/mAP50-95(B)": [0.1, 0.4, last]}}
+
+    (warning,) = gather(compared(tmp_path, changes=rising))["warnings"]
+    assert warning.startswith("shapes: mAP50-95 still rises at the end of the training of ours: the last tenth")
+
+
+def test_a_small_validation_set_is_a_warning(tmp_path: Path) -> None:
+    store = compared(tmp_path)
+    plan = store.read_plan()
+    few = replace(plan.datasets[0], objects={"train": [9, 9], "val": [500, 499]})
+    store.write_plan(replace(plan, datasets=(few,)))
+    (warning,) = gather(store)["warnings"]
+    assert warning.startswith(f"shapes: 1 of 2 classes have fewer than 500 boxes in the validation images ({KINDS[1]}")
+    store.write_plan(replace(plan, datasets=(replace(few, task="classify"),)))
+    assert gather(store)["warnings"] == []
 
 
 def test_a_control_of_another_cost_is_a_warning(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import fabricated
 import pytest
 from fabricated import SCORES, compared, with_latency
 
+from yolo_attn.detect import curves
 from yolo_attn.detect.plan import CANDIDATE, CONTROL, STOCK
 from yolo_attn.detect.report import plots
 from yolo_attn.detect.results import gather
@@ -84,12 +85,12 @@ def test_curves_are_means_between_minimum_and_maximum_of_the_seeds_that_got_ther
         return {"data": "d", "model": "m", "seed": seed, "curves": {"epoch": epochs, "metrics/x": values}}
 
     cells = [cell(0, [1, 2, 3], [0.1, 0.2, 0.3]), cell(1, [1, 2], [0.3, 0.4]), cell(2, [1], [None])]
-    found = plots.curve({"cells": cells}, "d", "m", "metrics/x")
+    found = curves.curve({"cells": cells}, "d", "m", "metrics/x")
     assert found is not None and found["epoch"] == [1, 2, 3]
     assert (found["mean"], found["low"], found["high"]) == ([0.2, 0.3, 0.3], [0.1, 0.2, 0.3], [0.3, 0.4, 0.3])
-    assert plots.curve({"cells": cells}, "d", "other", "metrics/x") is None
-    long = plots.curve({"cells": [cell(0, list(range(1, 1001)), [0.5] * 1000)]}, "d", "m", "metrics/x")
-    assert long is not None and len(long["epoch"]) <= plots.EPOCHS
+    assert curves.curve({"cells": cells}, "d", "other", "metrics/x") is None
+    long = curves.curve({"cells": [cell(0, list(range(1, 1001)), [0.5] * 1000)]}, "d", "m", "metrics/x")
+    assert long is not None and len(long["epoch"]) <= curves.EPOCHS
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_curves_are_means_between_minimum_and_maximum_of_the_seeds_that_got_ther
 )
 def test_the_curve_of_the_metric_comes_first(metric: str, columns: list[str], first: str) -> None:
     cells = [{"data": "d", "curves": {"epoch": [1], "time": [1], **{c: [0.1] for c in columns}}}]
-    found = plots.curve_columns({"metric": metric, "cells": cells}, "d")
+    found = curves.curve_columns({"metric": metric, "cells": cells}, "d")
     assert found[0] == first and set(found) == set(columns)
 
 

@@ -10,6 +10,6 @@ to read the report.
     plan                                models, datasets, seeds, and the identity of every cell
     run, executors                      the driver, and where runs take place: this machine, or a Ray cluster
     work, cell                          one run: the process that watches it, and the process that trains
-    store, status, results              the results folder: written, watched, read
+    store, status, results, curves      the results folder: written, watched, read
     costs, places                       latency; the table of `bench places`
 """

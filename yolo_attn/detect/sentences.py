@@ -8,11 +8,14 @@ from typing import Any
 
 from ..inside.shares import is_closed, percent
 from ..inside.shares import verdict as share_verdict
+from .curves import RISING, rises
 from .models import MATCH
 from .plan import CANDIDATE, STOCK
 from .statistics import BETTER, ENOUGH, LEVEL, NEAR_ZERO, NONE, PRELIMINARY, SAME, WORSE
 from .store import DONE, FAILED
 
+#: Validation boxes of a class below which its average precision depends much on chance.
+BOXES = 500
 #: SHA-256 of no bytes: the order of images was not recorded.
 NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 VERDICTS = (BETTER, WORSE, SAME)
@@ -236,6 +239,20 @@ def _of_dataset(results: Results, data: str) -> Iterator[str]:
                 f"{data}: the cost control {row['control']} has {abs(off):.1%} {'more' if off > 0 else 'fewer'} GFLOPs "
                 f"than {row['model']}; nothing closer was found."
             )
+    rising = [r["model"] for r in rows if r["learned"] and rises(results, data, r["model"])]
+    if rising:
+        yield (
+            f"{data}: {metric} still rises at the end of the training of {listed(rising)}: the last tenth of the "
+            f"epochs added over {RISING:.0%}. A longer training may end otherwise."
+        )
+    about = next(d for d in results["datasets"] if d["name"] == data)
+    counts = dict(zip(about["names"], about["objects"].get("val", ()), strict=False))
+    few = sorted((n, name) for name, n in counts.items() if n < BOXES and about["task"] != "classify")
+    if few:
+        yield (
+            f"{data}: {len(few)} of {plural(len(counts), 'class')} have fewer than {BOXES} boxes in the validation "
+            f"images ({few[0][1]} the fewest, {few[0][0]}), so scores depend much on which images these are."
+        )
     if any(metric in r["metrics"] for r in rows) and not rows[0]["learned"]:
         yield (
             f"{data}: no model reaches {metric} {NEAR_ZERO}. Too little was learned to compare anything; train longer, "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from ..curves import curve, curve_columns
 from ..plan import CANDIDATE, CONTROL
 from ..sentences import comparisons, rows_of, signed
 
@@ -16,8 +17,8 @@ PALETTE = ("#0960cc", "#de7810", "#a34094", "#0e9cd6", "#c91c30", "#00a556", "#7
 GREY = "#7d7d7d"
 #: Pixels: width of a figure for paper, height of a label and of a comparison; letters that fit into a plot on a phone.
 WIDTH, LABEL, ROW, LETTERS = 520, 13, 46, 52
-#: Models from which on curves have no bands; the most epochs that a curve shows, and the most ticks.
-CROWD, EPOCHS, TICKS = 12, 150, 8
+#: Models from which on curves have no bands, and the most ticks.
+CROWD, TICKS = 12, 8
 Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
@@ -235,37 +236,6 @@ def _differences(results: Results, data: str, look: Mapping[str, Look]) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------- curves
-
-
-def curve_columns(results: Results, data: str) -> list[str]:
-    """Columns that the trainings of a dataset have, that of the metric first."""
-    columns = [k for c in results["cells"] if c["data"] == data for k in c["curves"] if k not in ("epoch", "time")]
-    metric = results["metric"]
-    wanted = {"top1": "accuracy_top1", "top5": "accuracy_top5"}.get(metric, metric.removeprefix("box "))
-    endings = ("(B)",) if metric.startswith("box ") else ("(M)", "(P)", "(B)", "")
-    first = next((n for e in endings if (n := f"metrics/{wanted}{e}") in columns), "")
-    return sorted(dict.fromkeys(columns), key=lambda c: (c != first, not c.startswith("metr")))
-
-
-def curve(results: Results, data: str, model: str, column: str) -> dict[str, Any] | None:
-    """Mean, minimum and maximum of a column by epoch, over the seeds of a model that have that epoch."""
-    values: dict[float, list[float]] = {}
-    for cell in results["cells"]:
-        if cell["data"] == data and cell["model"] == model and column in cell["curves"]:
-            run = cell["curves"][column]
-            for epoch, value in zip(cell["curves"].get("epoch") or range(1, len(run) + 1), run, strict=False):
-                if value is not None:
-                    values.setdefault(epoch, []).append(value)
-    if not values:
-        return None
-    epochs = sorted(values)[:: math.ceil(len(values) / EPOCHS)]
-    shown: dict[str, Callable[[list[float]], float]] = {
-        "mean": lambda v: math.fsum(v) / len(v),
-        "low": min,
-        "high": max,
-    }
-    of_epochs = {name: [float(f"{of(values[e]):.5g}") for e in epochs] for name, of in shown.items()}
-    return {"model": model, "epoch": epochs, **of_epochs}
 
 
 def _curves(results: Results, data: str, column: str, look: Mapping[str, Look], legend: bool) -> Any:
