@@ -10,11 +10,12 @@ from ultralytics.cfg import DEFAULT_CFG_DICT, smart_value
 from ..detect import arguments as checks
 from ..detect import places
 from ..detect.executors import EXECUTORS
+from ..detect.power import read_budget
 from ..detect.run import conduct, run_cell
 from ..detect.status import print_status
 from ..detect.store import open_store
 from ..registry import LEVELS
-from .parser import PATH, SWITCH, Argument, Command, Rest, Type, names, whole
+from .parser import PATH, SWITCH, Argument, Command, Rest, Type, names, number, whole
 
 
 def _read_device(text: str) -> str:
@@ -23,13 +24,17 @@ def _read_device(text: str) -> str:
     return text
 
 
-SEEDS = Type("N|N,N,...", checks.read_seeds)
+SEEDS = Type("N|N,N,...|auto", checks.read_seeds)
 ONE_DEVICE = Type("cpu|N", _read_device)
 DEVICE = Argument("device", "cpu, or numbers of GPUs, each run on one of them; by default all GPUs")
 THREADS = "CPU threads of a run; by default those of `yolo train`, divided by the runs at a time"
 SHARED = (
     Argument("data", "datasets as for `yolo train`", names, required=True),
-    Argument("seeds", "how many (5 means 0 to 4), or which (0,7; a single one is 7,); by default 5", SEEDS),
+    Argument(
+        "seeds", "how many (5 means 0 to 4), which (0,7; a single one is 7,), or auto: see effect; by default 5", SEEDS
+    ),
+    Argument("effect", "the difference to be found; with seeds=auto as many seeds as that needs", number(above=0)),
+    Argument("budget", "time such as 2h; with seeds=auto no more seeds than fit into it", Type("TIME", read_budget)),
     Argument("metric", "what the verdicts rest on; by default mAP50-95, or top1 for classification"),
     Argument("out", "results folder; by default runs/bench/detect-DATA-...", PATH),
     Argument("executor", "where runs take place: this machine or a Ray cluster", default="local", choices=[*EXECUTORS]),

@@ -7,7 +7,7 @@ own. Results are files in one folder, so the same command resumes after any inte
 to read the report.
 
     arguments, models, controls, data   the command line becomes a plan
-    plan                                models, datasets, seeds, and the identity of every cell
+    plan, power                         models, datasets, the identity of every cell; how many seeds it needs
     run, executors                      the driver, and where runs take place: this machine, or a Ray cluster
     work, cell                          one run: the process that watches it, and the process that trains
     store, status, results, curves      the results folder: written, watched, read

@@ -25,8 +25,10 @@ from .controls import with_controls
 from .data import Split, name_of, read_dataset
 from .models import Size, read_models, read_yaml, stock_of, with_costs
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
+from .power import AUTO, with_seeds
 from .report import check_installed
 from .statistics import METRICS, metrics_of
+from .store import Store
 from .work import environment
 
 #: Arguments of Ultralytics that the benchmark sets itself, or that would silently make cells differ -> what to do.
@@ -63,11 +65,13 @@ class Request:
     values: Mapping[str, Any]  # name -> value of the declared arguments
 
 
-def read_seeds(text: str) -> tuple[int, ...]:
-    """Seeds 0 to N - 1, or the ones named; ValueError for something else."""
+def read_seeds(text: str) -> tuple[int, ...] | str:
+    """Seeds 0 to N - 1, the ones named, or auto; ValueError for something else."""
+    if text == AUTO:
+        return AUTO
     parts = [p for p in text.split(",") if p]
     if not parts or not all(p.isascii() and p.isdigit() for p in parts):
-        raise ValueError("must be how many seeds, such as 5, or which, such as 0,7")
+        raise ValueError("must be how many seeds, such as 5, which, such as 0,7, or auto")
     count = len(parts) if "," in text else int(text)
     if count > 1000:
         raise ValueError(f"means {count} seeds, over 1000; a list has commas: seeds=0,{text}")
@@ -123,13 +127,14 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
         metric=metric,
         arguments=arguments,
         start=start,
-        seeds=tuple(range(SEEDS)) if values["seeds"] is None else values["seeds"],
+        seeds=tuple(range(SEEDS)) if values["seeds"] in (None, AUTO) else values["seeds"],
         models=tuple(models),
         datasets=datasets,
         versions={**versions(), **_block_modules(models)},
         kind=kind,
         local={"start": start_path, "keep": values["keep"]},
     ).with_cells()
+    plan = with_seeds(plan, Store(folder), values) if values["seeds"] == AUTO else plan
     return Request(plan, folder, tuple(s for _, s in read), values)
 
 

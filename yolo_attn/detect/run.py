@@ -13,6 +13,7 @@ from .data import with_samples
 from .executors import EXECUTORS
 from .executors.local import Local
 from .plan import Cell, Plan
+from .power import advice
 from .status import Progress, describe
 from .store import DONE, FAILED, Attempt, Store, open_store
 from .work import FULL, End, Executor, failure
@@ -37,7 +38,7 @@ def conduct(request: Request) -> int:
         0; 1 where a run failed or the disk was full; 130 where the user stopped it.
     """
     store, values = Store(request.folder), request.values
-    print(describe(request.plan, store, values["jobs"] or 1))
+    print(describe(request.plan, store, values["jobs"] or 1), *advice(request.plan, store, values), sep="\n")
     if values["dry"]:
         return 0
     with store.driver():
