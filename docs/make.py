@@ -5,8 +5,8 @@
 
 Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
 docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-docs/bench.md, docs/reliability.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are
-generated.
+docs/bench.md, docs/reliability.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and
+`<!-- /cost -->` are generated.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> str:
     from jobs import tiny_dataset
 
     return tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium that records requests and messages of the console."""
+    from chromium import started
+
+    yield from started(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from test_report_browser import browser, opened, requested  # noqa: F401  a fixture
+from chromium import opened, requested
 from torch import nn
 from ultralytics import YOLO
 
