@@ -67,26 +67,28 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layers: ACmixLayers) -> Tensor:
         q = q[:, :, ::s, ::s]
     rows, columns = (height + s - 1) // s, (width + s - 1) // s
     y, x = (rows + t - 1) // t, (columns + t - 1) // t
-    q_BnDT = _tiles(F.pad(q, (0, x * t - columns, 0, y * t - rows)), h, t).reshape(b, h * y * x, -1, t * t)
-    k_BnDM, v_BnDM = (_neighborhoods(z, h, t * s, y, x, window.border) for z in (k, v))
+    q_BnTD = _tiles(F.pad(q, (0, x * t - columns, 0, y * t - rows)), h, t).reshape(b, h * y * x, t * t, -1)
+    k_BnMD, v_BnMD = (_neighborhoods(z, h, t * s, y, x, window.border) for z in (k, v))
     mask_TM = torch.tensor(_mask(t, window), dtype=q.dtype, device=q.device)
-    logits_BnTM = q_BnDT.transpose(2, 3) @ k_BnDM + mask_TM
+    logits_BnTM = q_BnTD @ k_BnMD.transpose(2, 3) + mask_TM
     logits_BnTM = torch.maximum(logits_BnTM, logits_BnTM.amax(-1, keepdim=True) + FLOOR)
-    y_BnDT = v_BnDM @ logits_BnTM.softmax(-1).transpose(2, 3)
-    y_BCyx = y_BnDT.reshape(b, h, y * x, -1).transpose(2, 3).reshape(b, c * t * t, y, x)
+    y_BnTD = logits_BnTM.softmax(-1) @ v_BnMD
+    y_BhDTn = y_BnTD.reshape(b, h, y * x, t * t, c // h).permute(0, 1, 4, 3, 2)
+    y_BCyx = y_BhDTn.reshape(b, c * t * t, y, x)
     return F.pixel_shuffle(y_BCyx, t)[:, :, :rows, :columns]
 
 
 def _tiles(x_BCHW: Tensor, heads: int, side: int) -> Tensor:
-    """The positions of each tile side by side, B h Y X (D side^2); height and width are multiples of `side`."""
+    """The positions of each tile side by side, B h Y X (side^2 D); height and width are multiples of `side`."""
     b, c, height, width = shape_of(x_BCHW)
-    y, x = height // side, width // side
-    x_BhEn = unshuffle(x_BCHW, side).reshape(b, heads, c // heads * side * side, y * x)
-    return x_BhEn.transpose(2, 3).reshape(b, heads, y, x, c // heads * side * side)
+    y, x, d = height // side, width // side, c // heads
+    x_BhDUn = unshuffle(x_BCHW, side).reshape(b, heads, d, side * side, y * x)
+    # With the channels innermost, the tiles around another one are copied in large pieces.
+    return x_BhDUn.permute(0, 1, 4, 3, 2).reshape(b, heads, y, x, side * side * d)
 
 
 def _neighborhoods(x_BCHW: Tensor, heads: int, u: int, tiles_y: Any, tiles_x: Any, border: int) -> Tensor:
-    """The positions of each tile and of the eight tiles around it, B n D M."""
+    """The positions of each tile and of the eight tiles around it, B n M D."""
     b, c, height, width = shape_of(x_BCHW)
     if is_known(height, width) and min(height, width) > border:
         x_BCHW = F.pad(x_BCHW, (border,) * 4, mode="reflect") if border else x_BCHW
@@ -96,11 +98,11 @@ def _neighborhoods(x_BCHW: Tensor, heads: int, u: int, tiles_y: Any, tiles_x: An
     pad = (first, (tiles_x + 1) * u - width - border, first, (tiles_y + 1) * u - height - border)
     tiles_BhYXE = _tiles(F.pad(x_BCHW, pad), heads, u)
     shifted = [
-        tiles_BhYXE[:, :, dy : dy + tiles_y, dx : dx + tiles_x].reshape(b, heads * tiles_y * tiles_x, c // heads, u * u)
+        tiles_BhYXE[:, :, dy : dy + tiles_y, dx : dx + tiles_x].reshape(b, heads * tiles_y * tiles_x, u * u, c // heads)
         for dy in range(3)
         for dx in range(3)
     ]
-    return torch.cat(shifted, 3)
+    return torch.cat(shifted, 2)
 
 
 def _mask(t: int, window: Window) -> list[list[float]]:

@@ -46,10 +46,9 @@ def hilo(x_BCHW: Tensor, layers: HiLoLayers) -> Tensor:
     whole = is_known(height, width) and not height % s and not width % s
     x_BCYX, inside = x_BCHW, None
     if not whole:
-        pad = (0, -width % s, 0, -height % s)
-        x_BCYX = F.pad(x_BCHW, pad)
+        x_BCYX = _to_whole_windows(x_BCHW, s)
         if layers.masked:
-            inside = F.pad(_ones(x_BCHW, height, width), pad)
+            inside = F.pad(_ones(x_BCHW, height, width), (0, -width % s, 0, -height % s))
     h_qkv, l_q = convolve(x_BCYX, layers.qkv).split((3 * layers.h_heads * d, layers.l_heads * d), 1)
     parts = []
     if layers.h_proj:
@@ -106,6 +105,18 @@ def _attend_by_window(q: Tensor, k: Tensor, v: Tensor, mask_11Tn: Tensor | None,
         logits_BmTT = logits_BmTT + torch.cat([mask_1n1T] * h, 1)
     y_BmDT = v_BmDT @ logits_BmTT.softmax(-1).transpose(2, 3)
     return y_BmDT.reshape(b, h, n, d * t).transpose(2, 3).reshape(b, h * d, t, n)
+
+
+def _to_whole_windows(x_BCHW: Tensor, s: int) -> Tensor:
+    """Zeros at the bottom and right up to multiples of `s`, B C Y X."""
+    b, c, height, width = shape_of(x_BCHW)
+    rows, columns = -height % s, -width % s
+    if not is_known(height, width):
+        return F.pad(x_BCHW, (0, columns, 0, rows))
+    # Concatenated: MNN 3.6 merges a padding with the 1 x 1 convolution after it, and reads beyond the map.
+    if rows:
+        x_BCHW = torch.cat([x_BCHW, x_BCHW.new_zeros(b, c, rows, width)], 2)
+    return torch.cat([x_BCHW, x_BCHW.new_zeros(b, c, height + rows, columns)], 3) if columns else x_BCHW
 
 
 def _ones(like_BCHW: Tensor, height: Any, width: Any) -> Tensor:

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ...kernels import accelerated, eligibility
 from ...kernels.clo_attention import Settings, Weights
-from ...kernels.graph import attention_of_maps, is_recorded
+from ...kernels.graph import attention_of_maps, is_recorded, shape_of
 from ...layers import check_heads
 from ...registry import register
 
@@ -213,7 +213,7 @@ class AttnConv(nn.Module):
 
     def attend(self, q_BmHW: torch.Tensor, kv_BIPQ: torch.Tensor) -> torch.Tensor:
         """Softmax attention of every position over the pooled positions, B m H W; I = 2m."""
-        (b, m, height, width), (p, q) = q_BmHW.shape, kv_BIPQ.shape[2:]
+        (b, m, height, width), (p, q) = shape_of(q_BmHW), shape_of(kv_BIPQ)[2:]
         heads, d = self.global_heads, self.head_dim
         dropout = self.attn_drop if self.training else 0.0
         if is_recorded() and not dropout:
