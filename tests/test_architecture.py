@@ -14,7 +14,7 @@ LAYERS = (
     ("__main__",),
     ("commands",),
     ("loading",),
-    ("checks", "detect", "inside", "patches", "training"),
+    ("card", "checks", "detect", "inside", "patches", "training"),
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),
     ("rows", "registry", "record", "carriers", "layers", "kernels"),

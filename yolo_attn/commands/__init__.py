@@ -33,6 +33,7 @@ COMMANDS = {
     "export": ("yolo_attn.commands.export:COMMAND", "export a model and compare the file with PyTorch: model=best.pt"),
     "convert": ("yolo_attn.commands.convert:COMMAND", "authors' checkpoint -> backbone row: weights=... out=..."),
     "gates": ("yolo_attn.commands.gates:COMMAND", "what the blocks of a trained model contribute: model=best.pt"),
+    "card": ("yolo_attn.commands.card:COMMAND", "a README.md for sharing a checkpoint: run=runs/detect/train"),
     "check": ("yolo_attn.commands.check:COMMAND", "check a block, yours or ours: my_blocks.py:MyBlock"),
     "new block": ("yolo_attn.commands.new_block:COMMAND", "write a commented starting file for a block, with its test"),
     "show": ("yolo_attn.commands.show:COMMAND", "figures and numbers of what the blocks of a trained model do"),
