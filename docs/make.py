@@ -5,8 +5,8 @@
 
 Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
 docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-docs/bench.md, docs/reliability.md and the pages of the papers, the parts between markers such as `<!-- cost -->` and
-`<!-- /cost -->` are generated.
+README.zh-CN.md, docs/bench.md, docs/reliability.md and the pages of the papers, the parts between markers such as
+`<!-- cost -->` and `<!-- /cost -->` are generated.
 """
 
 from __future__ import annotations
@@ -116,6 +116,9 @@ def documents() -> dict[Path, str]:
     out[DOCS / "export.md"] = export_grid.markdown(export_grid.read(DOCS / "export.csv"))
     parts: dict[str, dict[str, Callable[[], str]]] = {
         "README.md": {"papers": papers_table},
+        "README.zh-CN.md": {
+            "papers": partial(papers_table, ("论文", "算子", "行", "模型", "参数量", "GFLOPs", "页面"))
+        },
         "docs/bench.md": {"measured blocks": measured.blocks, "measured models": measured.models},
         "docs/reliability.md": {"counted": measured.reliability},
         **{f"docs/{page}.md": {"cost": partial(cost_table, page)} for page in PAGES},
@@ -184,9 +187,9 @@ stock layers. Operators without a model file can be inserted into any model with
     return "\n".join([text, *blocks.markdown(table), "", footnote("gflops.md"), ""])
 
 
-def papers_table() -> str:
-    """The table of README.md: one line per paper."""
-    table = [("paper", "operator", "row", "model", "parameters", "GFLOPs", "page")]
+def papers_table(head: tuple[str, ...] = ("paper", "operator", "row", "model", "parameters", "GFLOPs", "page")) -> str:
+    """The table of README.md and its translation: one line per paper."""
+    table = [head]
     entries = {e.operator.name: e for e in blocks.entries()}
     for name, paper in FIVE.items():
         e = entries[name]

@@ -22,8 +22,8 @@ from yolo_attn.yamls import shipped as assets
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-TEXTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
+TEXTS = [README, ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 DETECT = (ROOT / "docs" / "detect.md").read_text(encoding="utf-8")
 PAPERS = ("smt", "litv2", "sknet", "cloformer", "acmix")
 every_paper = pytest.mark.parametrize("page", PAPERS)
