@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from itertools import zip_longest
 from typing import Any
 
@@ -143,20 +144,19 @@ def described(data: Mapping[str, Any]) -> str:
 
 
 def bibtex(plan: Plan) -> str:
-    """The papers of the blocks in the models, as the registry has them."""
-    entries: dict[str, str] = {}
+    """The papers of the blocks in the models: entries of papers.bib, and of others what their registration has."""
+    entries = files(__package__).joinpath("papers.bib").read_text(encoding="utf-8").strip().split("\n\n")
+    known = {
+        re.sub(r"[{}]", "", entry.partition("title")[2].partition("\n")[0]).strip(" =,"): entry for entry in entries
+    }
+    found: dict[str, str] = {}
     for name in (row[2] for m in plan.models for part in ("backbone", "head") for row in m.d.get(part, ())):
         block = registry.get(name) if isinstance(name, str) else None
         if block and block.title:
-            title, _, venue = block.title.rpartition(", ")
-            year, arxiv = re.search(r"\d{4}$", venue), re.search(r"arxiv\.org/abs/([\d.]+)", block.paper)
-            fields = {"title": f"{{{tex(title)}}}", "booktitle": tex(venue[: -4 if year else None].strip())}
-            fields |= {"year": year[0]} if year else {}
-            fields |= {"eprint": arxiv[1], "archiveprefix": "arXiv"} if arxiv else {}
-            body = ",\n".join(f"  {key} = {{{value}}}" for key, value in {**fields, "url": block.paper}.items())
-            operator = (block.operator or block.cls).__name__
-            entries.setdefault(block.paper, f"@inproceedings{{{operator},\n{body}\n}}\n")
-    return "% Authors are not in the registry; add them from the linked pages.\n\n" + "\n".join(entries.values())
+            title = block.title.rpartition(", ")[0] or block.title
+            own = f"@misc{{{block.name},\n  title = {{{tex(block.title)}}},\n  url = {{{block.paper}}}\n}}"
+            found.setdefault(block.paper, known.get(title, own))
+    return "\n\n".join(found.values()) + "\n"
 
 
 def stems(names: Iterable[str]) -> list[str]:
