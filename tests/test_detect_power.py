@@ -24,9 +24,9 @@ POOLED = math.sqrt(np.mean([np.var(d, ddof=1) for d in DIFFERENCES]))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> tuple[Plan, Store]:
-    """Four models, of which five seeds are done, a run taking 100 seconds."""
+    """Another command for four models, of which five seeds are done, a run taking 100 seconds."""
     store = compared(tmp_path, changes=lambda cell: {"seconds": 100.0})
-    return store.read_plan(), store
+    return replace(store.read_plan(), command="seeds=auto"), store
 
 
 def asked(effect: float | None = None, budget: float | None = None, jobs: int | None = None) -> dict[str, Any]:
@@ -68,7 +68,19 @@ def test_a_budget_limits_the_seeds(folder: tuple[Plan, Store]) -> None:
 def test_a_budget_that_allows_no_verdict_is_refused(tmp_path: Path) -> None:
     store = compared(tmp_path, 3, changes=lambda cell: {"seconds": 100.0})
     with pytest.raises(UsageError, match="enough for 4 seeds of 4 runs, 2 min each; a verdict needs 5"):
-        power.with_seeds(store.read_plan(), store, asked(budget=400))
+        power.with_seeds(replace(store.read_plan(), command="seeds=auto"), store, asked(budget=400))
+
+
+def test_the_number_is_fixed_before_the_first_run(folder: tuple[Plan, Store]) -> None:
+    plan, store = folder
+    planned = power.with_seeds(plan, store, asked(effect=0.004))
+    store.write_plan(planned)
+    for cell in planned.cells[20:]:  # with another spread
+        store.cell(cell.id).mkdir()
+        store.publish(cell.id, {"values": {plan.metric: 0.4 if cell.model == "stock" else 0.41}, "seconds": 1.0})
+    other = power.with_seeds(replace(plan, command="another"), store, asked(effect=0.004))
+    assert len(other.seeds) != len(planned.seeds), "the spread is another one now"
+    assert power.with_seeds(plan, store, asked(effect=0.004)) == planned
 
 
 def test_what_more_seeds_would_find_is_printed_with_the_time(folder: tuple[Plan, Store]) -> None:

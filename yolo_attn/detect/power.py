@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -72,12 +73,17 @@ def pilot(plan: Plan, store: Store) -> Pilot | None:
 def with_seeds(plan: Plan, store: Store, values: Mapping[str, Any]) -> Plan:
     """The plan with the seeds that `seeds=auto` means: those that `effect=` needs, as far as `budget=` allows.
 
+    The number is fixed before the first run: the same command, given again, does not estimate it again.
+
     Raises:
         UsageError: Neither is given, too little is done to tell, or the budget does not allow `ENOUGH` seeds.
     """
     effect, budget = values["effect"], values["budget"]
     if not effect and not budget:
         raise UsageError("seeds=auto needs the difference to be found, effect=0.01, or a time, budget=2h, or both.")
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if (fixed := store.read_plan()).command == plan.command:
+            return replace(plan, seeds=fixed.seeds).with_cells()
     found = pilot(plan, store)
     if found is None:
         raise UsageError(
