@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..measure.exported import quiet_export
 from .subject import Subject
 
 #: States of a result. A block with a "failed" check is not safe to train.
@@ -88,7 +89,8 @@ def examine(subject: Subject, checks: Iterable[Check]) -> Iterator[Result]:
             continue
         start = time.perf_counter()
         try:
-            note = check.run(subject) or ""
+            with quiet_export():
+                note = check.run(subject) or ""
         except Exception as e:
             state = "slow" if isinstance(e, TooSlow) else "failed"
             message, where = getattr(e, "kept_state", ("", ""))  # see `blame`

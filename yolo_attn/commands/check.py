@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json as json_format
-import logging
 import sys
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 
 from ..errors import UsageError
 from .parser import SWITCH, Argument, Command
@@ -21,7 +18,7 @@ def run(target: str, json: bool, fix: bool) -> int:
 
     report, failed = [], 0
     shown = sys.stderr if json else sys.stdout  # Ultralytics prints to standard output
-    with _quiet(), contextlib.redirect_stdout(shown), targets.opened(target, fix) as subjects:
+    with contextlib.redirect_stdout(shown), targets.opened(target, fix) as subjects:
         if fix and not subjects[0].registration:
             raise UsageError("fix=1: nothing to write; the block is registered.")
         for subject in subjects:
@@ -60,22 +57,6 @@ def _lines(result: object, registration: str) -> list[str]:
     if result.check == "registered" and result.state == "failed":
         lines += ["", *(f"{indent}    {line}".rstrip() for line in registration.splitlines()), ""]
     return lines
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings and messages of tracers and exporters."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch._dynamo", "ultralytics")]
-    levels = [log.level for log in loggers]
-    try:
-        for log in loggers:
-            log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
 
 
 COMMAND = Command(
