@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from fabricated import SCORES, compared
 
+from yolo_attn import commands
 from yolo_attn.detect import power
 from yolo_attn.detect.plan import Plan
+from yolo_attn.detect.results import gather
 from yolo_attn.detect.statistics import detectable
 from yolo_attn.detect.store import Store
 from yolo_attn.errors import UsageError
@@ -90,6 +92,38 @@ def test_what_more_seeds_would_find_is_printed_with_the_time(folder: tuple[Plan,
     assert now == f"5 seeds, about 0 s more, detect {detectable(POOLED, 5):.4f}"
     assert effect == f"for effect=0.5: {now}"
     assert budget == f"within the budget: 8 seeds, about 20 min more, detect {detectable(POOLED, 8):.4f}"
+
+
+def with_more_seeds(plan: Plan, seeds: int) -> Plan:
+    return replace(plan, seeds=tuple(range(seeds))).with_cells()
+
+
+def test_seeds_added_after_a_report_with_verdicts_are_named(folder: tuple[Plan, Store]) -> None:
+    plan, store = folder
+    assert power.added_seeds(with_more_seeds(plan, 8), store) == [], "nobody has seen a verdict"
+    (store.folder / "report.html").touch()
+    added = power.added_seeds(with_more_seeds(plan, 8), store)
+    assert added == [5, 6, 7]
+    store.write_plan(replace(with_more_seeds(plan, 8), local={"added": added}))
+    assert power.added_seeds(with_more_seeds(plan, 9), store) == [5, 6, 7, 8]
+    assert power.added_seeds(with_more_seeds(plan, 6), store) == [5]
+    other = replace(plan, arguments={"epochs": 1}, seeds=(7, 8)).with_cells()
+    assert power.added_seeds(other, store) == [], "that is another table"
+    assert any("had been reported before seeds 5, 6 and 7 were added" in w for w in gather(store)["warnings"])
+
+
+def test_seeds_added_to_a_preliminary_report_are_not_named(tmp_path: Path) -> None:
+    store = compared(tmp_path, 3)
+    (tmp_path / "report.html").touch()
+    assert power.added_seeds(with_more_seeds(store.read_plan(), 8), store) == []
+
+
+def test_the_command_notes_seeds_that_it_adds(tiny_data: str, tmp_path: Path) -> None:
+    argv = ["bench", "detect", "models=yolov8n", f"data={tiny_data}", "imgsz=64", "run=0", f"out={tmp_path}"]
+    for seeds in ("5", "7"):
+        assert commands.main([*argv, f"seeds={seeds}"]) == 0
+        (tmp_path / "report.html").touch()
+    assert Store(tmp_path).read_plan().local["added"] == [5, 6]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90min", 5400), ("2h", 7200), ("1.5d", 129600), ("30s", 30)])

@@ -95,7 +95,7 @@ class Plan:
     cells: tuple[Cell, ...] = ()  # in the order of the runs: seed by seed, so that an early end leaves complete pairs
     format: int = FORMAT
     kind: str = DETECT  # the command that made it: detect, or places, whose report ranks them
-    local: dict[str, Any] = field(default_factory=dict)  # decides no result: start (path of the weights), keep
+    local: dict[str, Any] = field(default_factory=dict)  # decides no result: start (a path), keep, added (seeds)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

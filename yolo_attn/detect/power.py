@@ -120,3 +120,14 @@ def advice(plan: Plan, store: Store, values: Mapping[str, Any]) -> list[str]:
     if values["budget"] and (n := found.seeds_within(values["budget"], cells, jobs)) > 1:
         lines.append(f"within the budget: {shown(n)}")
     return lines
+
+
+def added_seeds(plan: Plan, store: Store) -> list[int]:
+    """Seeds that were added to this table after a report had verdicts on it, by this command or an earlier one."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        earlier = store.read_plan()
+        if {c.id for c in earlier.cells} & {c.id for c in plan.cells}:  # the same table
+            seen = (store.folder / "report.html").exists() and len(earlier.seeds) >= ENOUGH
+            new = {*plan.seeds} - {*earlier.seeds} if seen else set()
+            return sorted((new | {*earlier.local.get("added", ())}) & {*plan.seeds})
+    return []

@@ -23,7 +23,8 @@ def gather(store: Store) -> dict[str, Any]:
     """Read a results folder.
 
     Returns:
-        command, metric, arguments, start, seeds, versions, machines, datasets, models: what was run; rows: a dataset
+        command, metric, arguments, start, seeds, added (after a report), versions, machines, datasets, models: what was
+        run; rows: a dataset
         and a model each, with means, intervals, differences and costs; cells: one training each; counts: state ->
         number of cells; costs: where latency was measured; places: of `bench places`, ranked; warnings and summary:
         sentences.
@@ -39,6 +40,7 @@ def gather(store: Store) -> dict[str, Any]:
     results: dict[str, Any] = finite(
         {
             **{k: getattr(plan, k) for k in ("command", "metric", "arguments", "start", "seeds", "versions")},
+            "added": plan.local.get("added", []),
             "machines": [m for i, m in enumerate(machines) if m not in machines[:i]],
             "datasets": [vars(d) for d in plan.datasets],
             "models": [vars(m) for m in plan.models],

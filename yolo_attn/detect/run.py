@@ -13,7 +13,7 @@ from .data import with_samples
 from .executors import EXECUTORS
 from .executors.local import Local
 from .plan import Cell, Plan
-from .power import advice
+from .power import AUTO, added_seeds, advice
 from .status import Progress, describe
 from .store import DONE, FAILED, Attempt, Store, open_store
 from .work import FULL, End, Executor, failure
@@ -44,6 +44,8 @@ def conduct(request: Request) -> int:
     with store.driver():
         datasets = zip(request.plan.datasets, request.splits, strict=True)
         plan = replace(request.plan, datasets=tuple(with_samples(d, val, store.folder) for d, val in datasets))
+        if values["seeds"] != AUTO:  # which looks at the spread only, not at the differences
+            plan = replace(plan, local={**plan.local, "added": added_seeds(plan, store)})
         if remark := store.write_plan(plan):
             print(remark, file=sys.stderr)
         if not values["run"]:

@@ -164,6 +164,11 @@ def warnings(results: Results) -> list[str]:
             f"{plural(n, 'seed')} {'is' if n == 1 else 'are'} too few for a verdict{' or an interval' * (n < 2)}: "
             f"seeds={ENOUGH} is enough, and finished runs are not repeated."
         )
+    if results["added"]:
+        lines.append(
+            f"Verdicts on the other seeds had been reported before {_seeds(results['added'])} were added. Adding seeds "
+            "until a verdict pleases finds differences that are not there; other seeds alone would confirm this one."
+        )
     return lines + [line for d in results["datasets"] for line in _of_dataset(results, d["name"])]
 
 
