@@ -23,7 +23,7 @@ from yolo_attn.inside.analyses import (
     spectra,
 )
 from yolo_attn.inside.analysis import Image, Subject
-from yolo_attn.inside.detections import Detection, detect, energy_inside
+from yolo_attn.inside.detections import Detection, detect, energy_inside, overlap, suppressed
 from yolo_attn.inside.watching import bypassed, head_inputs, recording
 
 
@@ -161,6 +161,15 @@ def test_the_points_of_token_merging_are_its_patches_plus_offsets() -> None:
     boxes = [Detection(0, 0, 0, 0, 1.0, (0, 0, 16, 32))]
     assert sampling.share_inside(grid_N2, boxes) == 0.5
     assert sampling.share_inside(moved_N2, boxes) == 7 / 16
+
+
+def test_overlapping_boxes_of_a_class_are_suppressed_and_those_of_others_are_not() -> None:
+    assert overlap((0, 0, 10, 10), (0, 0, 10, 20)) == 0.5 and overlap((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+    first, second = (0, 0, 10, 10), (0, 0, 10, 9)
+    found = [
+        Detection(0, 0, 0, cls, score, box) for cls, score, box in ((1, 0.5, first), (1, 0.9, second), (2, 0.3, first))
+    ]
+    assert [(d.cls, d.score) for d in suppressed(found)] == [(1, 0.9), (2, 0.3)]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ if not (_here / "cfg").is_dir():  # a checkout: cfg/ and patches/ lie beside the
 from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
 
 if TYPE_CHECKING:
+    from .inside.drawing import draw
     from .inside.gates import gates
     from .inside.show import show
     from .loading import transfer
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "block_lr": "yolo_attn.training.block_lr:block_lr",
     "build_yaml": "yolo_attn.yamls:build_yaml",
+    "draw": "yolo_attn.inside.drawing:draw",
     "gates": "yolo_attn.inside.gates:gates",
     "show": "yolo_attn.inside.show:show",
     "transfer": "yolo_attn.loading:transfer",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "block_lr",
     "build_yaml",
+    "draw",
     "gates",
     "list_blocks",
     "register",

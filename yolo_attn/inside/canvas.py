@@ -17,7 +17,7 @@ GREY = "#7d7d7d"
 WIDTH = 7.0
 FORMATS = ("png", "svg", "pdf")
 # Text stays text in SVG and PDF.
-_STYLE: Any = {"font.size": 8, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "yolo_attn"}
+STYLE: Any = {"font.size": 8, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "yolo_attn"}
 
 
 def axes(rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, Any]:
@@ -32,7 +32,7 @@ def axes(rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[
     Returns:
         The figure; its axes as an array (rows, columns).
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -80,6 +80,9 @@ def rendered(figure: Figure, format: str) -> bytes:
     """A figure as the content of a file, the same for the same figure."""
     file = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
+        if figure.get_layout_engine() is not None:  # once, not for every format
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         figure.savefig(file, format=format, dpi=200, metadata=metadata)
     return file.getvalue()

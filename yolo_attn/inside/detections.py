@@ -16,6 +16,10 @@ from torch import Tensor
 
 from .watching import head_inputs
 
+#: Candidates of a level before the suppression, and the overlap above which the lower score is dropped.
+CANDIDATES, OVERLAP = 300, 0.7
+Box = tuple[float, float, float, float]
+
 
 class Detection(NamedTuple):
     """One detected object.
@@ -34,7 +38,7 @@ class Detection(NamedTuple):
     column: int
     cls: int
     score: float
-    box: tuple[float, float, float, float]
+    box: Box
 
 
 class Evidence(NamedTuple):
@@ -90,8 +94,6 @@ def detect(net: Any, x_1CHW: Tensor, conf: float = 0.25, limit: int = 50) -> lis
     Returns:
         Nothing for models without boxes, such as classifiers.
     """
-    from torchvision.ops import batched_nms
-
     if missing_boxes(net):
         return []
     with torch.no_grad():
@@ -99,17 +101,34 @@ def detect(net: Any, x_1CHW: Tensor, conf: float = 0.25, limit: int = 50) -> lis
     found = []
     for level, (logits_cHW, sides_4HW) in enumerate(levels):
         stride = x_1CHW.shape[-1] / logits_cHW.shape[-1]
-        scores_HW, classes_HW = logits_cHW.sigmoid().max(0)
-        for i, j in (scores_HW >= conf).nonzero().tolist():
-            left, top, right, bottom = sides_4HW[:, i, j].tolist()
+        scores_HW, classes_HW = (z.cpu() for z in logits_cHW.sigmoid().max(0))
+        at_N2 = (scores_HW >= conf).nonzero()
+        at_N2 = at_N2[scores_HW[tuple(at_N2.T)].argsort(descending=True)[:CANDIDATES]]
+        for (i, j), sides in zip(at_N2.tolist(), sides_4HW.cpu()[:, at_N2[:, 0], at_N2[:, 1]].T.tolist(), strict=True):
+            left, top, right, bottom = sides
             x, y = j + 0.5, i + 0.5
-            box = tuple(stride * edge for edge in (x - left, y - top, x + right, y + bottom))
+            box = (stride * (x - left), stride * (y - top), stride * (x + right), stride * (y + bottom))
             found.append(Detection(level, i, j, int(classes_HW[i, j]), float(scores_HW[i, j]), box))
-    if not found:
-        return []
-    boxes_N4 = torch.tensor([d.box for d in found])
-    keep = batched_nms(boxes_N4, torch.tensor([d.score for d in found]), torch.tensor([d.cls for d in found]), 0.7)
-    return [found[k] for k in keep[:limit].tolist()]
+    return suppressed(found)[:limit]
+
+
+def suppressed(found: list[Detection]) -> list[Detection]:
+    """Non-maximum suppression by class, best first. Here because to import torchvision's takes seconds."""
+    left = sorted(found, key=lambda d: -d.score)
+    kept = []
+    while left:
+        best, *others = left
+        kept.append(best)
+        left = [d for d in others if d.cls != best.cls or overlap(d.box, best.box) <= OVERLAP]
+    return kept
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    (x1, y1), (x2, y2) = map(max, zip(a[:2], b[:2], strict=True)), map(min, zip(a[2:], b[2:], strict=True))
+    both = max(0.0, x2 - x1) * max(0.0, y2 - y1)
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - both
+    return both / union if union > 0 else 0.0
 
 
 def positions_in(boxes: list[Detection], map_size: tuple[int, ...], size: tuple[int, int]) -> Tensor:
