@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ..kernels.window import Window
 
 
 class Limit:
@@ -40,3 +42,23 @@ class Limit:
             copy: Seconds of the copy, which moves two maps.
         """
         return max(multiply_adds / self.multiply_adds * convolution, self.maps / 2 * copy)
+
+
+def attention_bytes(qkv: Sequence[int], window: Window, itemsize: int, train: bool) -> int:
+    """Compulsory memory traffic of attention over a sliding neighbourhood, the inner loop of ACmix.
+
+    Forward, queries, keys and values are read and the output is written, each once; the code of the positions, which
+    all images and heads share, counts for nothing. Backward, the same is read again, the output's gradient is read and
+    those of queries, keys and values are written. Divided by the bandwidth of the memory it gives the least time.
+
+    Args:
+        qkv: B D 3 h H W, the shape of the projections.
+        window: The neighbourhood.
+        itemsize: Bytes of a number.
+        train: Whether both passes are counted.
+    """
+    b, d, _, heads, height, width = qkv
+    projections = 3 * b * d * heads * height * width
+    output = b * d * heads * -(-height // window.stride) * -(-width // window.stride)
+    forward, backward = projections + output, projections + 2 * output + projections
+    return itemsize * (forward + backward * train)
