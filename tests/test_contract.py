@@ -6,16 +6,24 @@ no longer holds is a failing test.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from modules import BLOCKS, build
 
 from yolo_attn import checks, registry
 
 every_block = pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.name)
+#: Compiling takes seconds a block: here the papers' operators, the others in the slow group.
+COMPILED = ("ScaleAwareModulation", "HiLo", "SKAttention", "AttnConv", "ACmix")
 
 
-@every_block
-@pytest.mark.parametrize("check", checks.CONTRACT, ids=lambda c: c.name)
+def case(check: checks.Check, block: registry.Block) -> Any:
+    slow = check.name == "compile" and block.name not in COMPILED
+    return pytest.param(check, block, id=f"{check.name}-{block.name}", marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("check", "block"), [case(c, b) for c in checks.CONTRACT for b in BLOCKS])
 def test_every_block_passes(check: checks.Check, block: registry.Block) -> None:
     if check.name not in block.exceptions:
         check.run(checks.Subject(block))

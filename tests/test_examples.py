@@ -23,6 +23,7 @@ def example(name: str, *arguments: str, cwd: Path) -> str:
     return run(sys.executable, EXAMPLES / f"{name}.py", *arguments, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_an_operator_learns_in_plain_pytorch(tmp_path: Path) -> None:
     losses = [float(line.split()[-1]) for line in example("operator_in_pytorch", cwd=tmp_path).splitlines()]
     assert len(losses) == 3 and losses[-1] < losses[0]

@@ -90,7 +90,7 @@ except yolo_attn.RegistryError:
     assert python(code, cwd=tmp_path).strip().splitlines()[-1] == "kept 1"
 
 
-@pytest.mark.parametrize("source", ["raise SystemExit('bye')", "import sys; sys.exit(3)", "raise ValueError('bye')"])
+@pytest.mark.parametrize("source", ["import sys; sys.exit(3)", "raise ValueError('bye')"])
 def test_a_package_whose_module_exits_is_warned_about_and_the_process_goes_on(source: str, tmp_path: Path) -> None:
     (tmp_path / "leaver.py").write_text(source)
     info = tmp_path / "leaver-1.0.dist-info"

@@ -154,7 +154,7 @@ def test_a_stock_row_behind_several_maps_is_refused() -> None:
 
 
 class Failing(nn.Module):
-    """A user's block whose constructor raises what it is told to."""
+    """A user's block whose constructor raises whatever its argument names."""
 
     def __init__(self, c1: int, kind: str = "") -> None:
         super().__init__()

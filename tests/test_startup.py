@@ -136,7 +136,7 @@ def test_damage_never_troubles_a_stranger(damage, site: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[1]\n", "")
 
 
-@pytest.mark.parametrize("damage", [remove_all, remove_half, break_syntax], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("damage", [remove_all, break_syntax], ids=lambda f: f.__name__)
 def test_damage_leaves_stock_ultralytics_working(damage, site: Path) -> None:
     damage(site)
     code = """
@@ -146,8 +146,8 @@ print(sum(p.numel() for p in DetectionModel("yolov8n.yaml", verbose=False).param
     done = python(code, path=(site,))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "3157200"
-    told = done.stderr.count("yolo_attn is installed but broken")
-    assert told == (0 if damage is remove_all else 1)
+    warnings = done.stderr.count("yolo_attn is installed but broken")
+    assert warnings == (0 if damage is remove_all else 1)
 
 
 def test_pth_line_is_guarded_and_sorts_after_editable_installs() -> None:
