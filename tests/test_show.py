@@ -206,7 +206,7 @@ def test_the_command_prints_the_numbers_and_where_the_gallery_is(
 
 
 @pytest.mark.browser
-def test_the_gallery_in_chromium_requests_nothing_and_fits_a_phone(shown: tuple[Shown, Path], browser: Any) -> None:  # noqa: F811
+def test_the_gallery_in_chromium_requests_nothing_and_fits_a_phone(shown: tuple[Shown, Path], browser: Any) -> None:
     found, out = shown
     for width in (1400, 390):
         opened(browser, out / "index.html", width)

@@ -17,7 +17,7 @@ from yolo_attn.inside.analyses import (
     class_activation,
     kernel_sizes,
     mix,
-    modulation,
+    modulators,
     receptive_field,
     sampling,
     spectra,
@@ -147,7 +147,7 @@ def test_the_contexts_of_the_heads_are_taken_apart_as_they_were_interleaved() ->
     mixed = yolo_attn.ScaleAwareModulation(8, heads=4).mixed_conv
     for i, conv in enumerate(mixed.heads):
         nn.init.zeros_(conv.weight), nn.init.constant_(conv.bias, float(-i))
-    found = modulation.head_contexts(mixed(torch.rand(1, 8, 5, 5)), 4)
+    found = modulators.head_contexts(mixed(torch.rand(1, 8, 5, 5)), 4)
     assert [float(m.mean()) for m in found] == [0, 1, 2, 3] and found[0].shape == (5, 5)
 
 

@@ -6,7 +6,7 @@ hides those outside each query's K x K window.
 
 Shapes  B batch, D channels of a head, h heads, C = D h, H W height and width, P Q queries along the axes (H W divided
         by the stride, rounded up), K neighbours along an axis, t queries along a tile's side, T = t^2, u = t stride
-        keys along a tile's side, U = u^2, Y X tiles along the axes, n = h Y X, M = 9 U
+        keys along a tile's side, U = u^2, Y X tiles along the axes, n = h Y X, M = 9 U, N = H W, j = 3 h, E = U D
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layers: ACmixLayers) -> Tensor:
     logits_BnTM = torch.maximum(logits_BnTM, logits_BnTM.amax(-1, keepdim=True) + FLOOR)
     y_BnTD = logits_BnTM.softmax(-1) @ v_BnMD
     y_BhDTn = y_BnTD.reshape(b, h, y * x, t * t, c // h).permute(0, 1, 4, 3, 2)
-    y_BCyx = y_BhDTn.reshape(b, c * t * t, y, x)
-    return F.pixel_shuffle(y_BCyx, t)[:, :, :rows, :columns]
+    y_BCYX = y_BhDTn.reshape(b, c * t * t, y, x)
+    return F.pixel_shuffle(y_BCYX, t)[:, :, :rows, :columns]
 
 
 def _tiles(x_BCHW: Tensor, heads: int, side: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 Shapes  B batch, C channels, D channels of a head, h Hi-Fi heads, l Lo-Fi heads, H W height and width, Y X the same
         rounded up to whole windows, s side of a window, T = s s positions of a window, P Q windows along the axes,
-        n = P Q, N = H W
+        n = P Q, m = h n, N = H W, M = positions of the pooled map
 """
 
 from __future__ import annotations
