@@ -74,13 +74,14 @@ class ConvolutionPath(nn.Module):
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel_conv={kernel} must be odd, so that its neighbourhood has a centre.")
         d = channels // heads
-        self.fc = nn.Conv2d(3 * heads, kernel**2, 1, bias=bias)
+        self.fc: nn.Conv2d | nn.Identity = nn.Conv2d(3 * heads, kernel**2, 1, bias=bias)
         self.dep_conv = nn.Conv2d(d * kernel**2, channels, kernel, stride, kernel // 2, groups=d, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Default weights for `fc`, shifts for `dep_conv`."""
-        self.fc.reset_parameters()
+        if isinstance(self.fc, nn.Conv2d):  # not folded by `fuse`
+            self.fc.reset_parameters()
         self.reset_shifts()
 
     def reset_shifts(self) -> None:
