@@ -57,7 +57,7 @@ def test_no_forward_pass_needs_a_value_on_the_host(block: registry.Block) -> Non
         xs = [without_data(x).contiguous(memory_format=torch.channels_last).requires_grad_() for x in examples]
         trained = run(block, module.train(), xs)
         with torch.no_grad():
-            y = run(block, half, [without_data(x.half()) for x in examples])
+            y = run(block, half, [x.half() for x in map(without_data, examples)])
     assert y.shape == trained.shape == (2, WIDTH, -(-9 // block.stride), -(-14 // block.stride))
     assert y.device.type == trained.device.type == "cuda"
     assert trained.dtype == torch.float32 and y.dtype == torch.float16
