@@ -32,7 +32,7 @@ EVERYTHING = 1e-9  # score above which a model that was never trained detects so
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """YOLOv8n with one SK and an open gate, as a file."""
     folder = tmp_path_factory.mktemp("run")
-    yolo_attn.build_yaml("yolov8", "sk", place="backbone.P5").save(folder / "yolov8-one.yaml")
+    yolo_attn.build_yaml("yolov8", "sk", place="backbone.P3").save(folder / "yolov8-one.yaml")
     model = YOLO(folder / "yolov8n-one.yaml")
     for row in gated(model.model).values():
         nn.init.constant_(row.bn.weight, 0.5)

@@ -13,6 +13,7 @@ from torch import nn
 from ultralytics import YOLO
 
 import yolo_attn
+from yolo_attn.errors import UsageError
 from yolo_attn.inside.analyses import (
     class_activation,
     kernel_sizes,
@@ -33,12 +34,12 @@ def _as_show_does() -> Iterator[None]:
         yield
 
 
-def subject(*blocks: nn.Module, images: int = 1) -> Subject:
+def subject(*blocks: nn.Module, images: int = 1, side: int = 12) -> Subject:
     """A model of these blocks, and random images of 16 channels."""
     net = nn.Module()
     net.model = nn.Sequential(*blocks, nn.Identity())
     net.forward = net.model.forward
-    return Subject({"net": net.eval()}, tuple(Image(f"{i}.png", torch.rand(1, 16, 12, 12)) for i in range(images)))
+    return Subject({"net": net.eval()}, tuple(Image(f"{i}.png", torch.rand(1, 16, side, side)) for i in range(images)))
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
@@ -75,6 +76,11 @@ def test_a_sinusoid_lies_on_its_side_of_half_nyquist(cycles: int, share: float) 
 
 def test_white_noise_has_the_share_of_the_area() -> None:
     assert spectra.above_half_nyquist(torch.randn(64, 64, 64)) == pytest.approx(1 - math.pi / 16, abs=0.01)
+
+
+def test_maps_that_are_too_small_for_a_spectrum_are_named_with_the_remedy() -> None:
+    with pytest.raises(UsageError, match=r"fewer than 4 positions on a side; raise imgsz="):
+        spectra.compute(subject(yolo_attn.HiLo(16), side=3))
 
 
 def test_the_branches_of_hilo_are_its_two_projections() -> None:

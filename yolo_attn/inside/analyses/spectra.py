@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...blocks.cloformer.operator import AttnConv
+from ...errors import UsageError
 from .. import canvas
 from ..analysis import Analysis, Found, Subject
 from ..gates import gated, row_of
@@ -121,6 +122,8 @@ def compute(subject: Subject) -> Found:
             }
         )
         pictures[f"{label}\n{kind}"] = _log10(powers[path, kind].cpu().numpy())
+    if not lines:
+        raise UsageError("the maps have fewer than 4 positions on a side; raise imgsz=.")
     table = pl.DataFrame(lines).sort("row", maintain_order=True)
     means = table.group_by("part", maintain_order=True).agg(pl.col("above_half_nyquist").mean())
     text = ", ".join(f"{part} {100 * share:.0f} %" for part, share in means.iter_rows())
