@@ -62,8 +62,6 @@ COLUMNS = {
     "ncnn": Column("ncnn", ("static",), ("pnnx", "ncnn")),
     "mnn": Column("mnn", ("static",), ("MNN",)),
     "coreml": Column("coreml", ("static",), ("coremltools",)),
-    "litert": Column("litert", ("static",), ("litert-torch", "ai-edge-litert")),
-    "executorch": Column("executorch", ("static",), ("executorch",)),
 }
 
 PAGE = """# Export
@@ -90,8 +88,8 @@ blocks off changes the output by `blocks_change` in [export.csv](export.csv), in
 * TorchScript files are traces. Not every Ultralytics release accepts `dynamic=True` for this format; it makes the
   detection head compute its anchors at run time. The blocks follow the size of the input in either case.
 * coreml: the conversion alone; Core ML runs on Apple's systems only.
-* Not run: TensorRT, RKNN, Edge TPU, IMX, Axelera and other formats whose compilers or devices were not at hand, and
-  PaddlePaddle.
+* Not run: PaddlePaddle, LiteRT and ExecuTorch (`yolo-attn export` compares the last two), and TensorRT, RKNN, Edge TPU,
+  IMX, Axelera and others whose compilers or devices were not at hand.
 
 Versions: {versions}.
 

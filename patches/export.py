@@ -16,6 +16,9 @@ from typing import Any
 from .. import registry
 from .patch import Function, Patch
 
+#: Formats whose runtimes have a gather with constant indices.
+GATHER = ("onnx", "openvino", "engine")
+
 
 def _make(original: Function) -> Function:
     def export(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -27,7 +30,7 @@ def _make(original: Function) -> Function:
         options = {"format": "torchscript", "dynamic": False, **self.overrides, **kwargs}
         form = str(options["format"]).lower()
         fixed = form != "torchscript" and not options["dynamic"]
-        with fixed_sizes() if fixed else contextlib.nullcontext():
+        with fixed_sizes(form in GATHER) if fixed else contextlib.nullcontext():
             file = original(self, *args, **kwargs)
         if file:
             _check(form, Path(file))

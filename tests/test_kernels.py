@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from yolo_attn.kernels import KERNELS, SLOTS, disabled, slots
+from yolo_attn.kernels import KERNELS, SLOTS, disabled, graph, slots
 
 TRAINING = [(case, mode) for case, mode in KERNEL_CASES if mode == slots.CPU_TRAINING]
 
@@ -44,6 +44,19 @@ def test_values_and_all_gradients_are_those_of_the_plain_path(case, mode, size, 
     calls = observe(monkeypatch, mode)
     got = outcome(module, xs, training)
     assert calls[case.slot]
+    assert_same(got, want, 1e-9)
+
+
+@pytest.mark.parametrize("size", [(2, 9, 7), (1, 12, 10), (1, 1, 3), (2, 1, 1)], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.slot == "acmix"], ids=str)
+def test_acmix_with_gathers_has_the_values_of_the_plain_path(case, size, monkeypatch) -> None:
+    module, xs = case.build().eval(), inputs(case, *size)
+    with disabled():
+        want = outcome(module, xs, False)
+    calls = observe(monkeypatch, slots.EXPORT)
+    with graph.fixed_sizes(gathers=True):
+        got = outcome(module, xs, False)
+    assert calls["acmix"]
     assert_same(got, want, 1e-9)
 
 

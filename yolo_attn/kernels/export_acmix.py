@@ -1,8 +1,9 @@
-"""ACmix in exported graphs: neighbourhoods as tiles, without a gather.
+"""ACmix in exported graphs: neighbourhoods as tiles.
 
 A tile of t x t queries, t at least the border of the neighbourhood, sees positions of its own tile of keys and of the
 eight around it. Nine shifted slices of the map of tiles, side by side, hold the keys of all tiles; a constant mask
-hides those outside each query's K x K window.
+hides those outside each query's K x K window. Where the runtime has a gather, it copies the exact patch that a tile
+sees, which is faster: no copies by slices, and fewer keys.
 
 Shapes  B batch, D channels of a head, h heads, C = D h, H W height and width, P Q queries along the axes (H W divided
         by the stride, rounded up), K neighbours along an axis, t queries along a tile's side, T = t^2, u = t stride
@@ -11,6 +12,7 @@ Shapes  B batch, D channels of a head, h heads, C = D h, H W height and width, P
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .eligibility import Conv
-from .graph import FLOOR, MASKED, convolve, is_known, shape_of, unshuffle
+from .graph import FLOOR, MASKED, convolve, has_gather, is_known, shape_of, unshuffle
 from .slots import ANY_FLOAT, EXPORT, kernel
 from .window import Window, mirror_pad
+
+TILE = 4  # side of a tile where its patch of keys is gathered
 
 
 class ACmixLayers(NamedTuple):
@@ -49,6 +53,12 @@ def acmix(x_BCHW: Tensor, place_12HW: Tensor, layers: ACmixLayers) -> Tensor:
     h, d = layers.heads, layers.head_dim
     qkv = convolve(x_BCHW, layers.qkv)  # channels ordered (D, 3, h)
     b, _, height, width = shape_of(qkv)
+    if has_gather() and is_known(height, width):
+        position_11ND = convolve(place_12HW, layers.conv_p).reshape(1, 1, d, -1).transpose(2, 3)
+        qkv_BjND = qkv.reshape(b, d, 3 * h, -1).permute(0, 2, 3, 1)
+        q, k, v = qkv_BjND[:, :h] * d**-0.5, qkv_BjND[:, h : 2 * h] - position_11ND, qkv_BjND[:, 2 * h :]
+        att_BCPQ = _attend_by_gather(q, k, v, height, width, layers.window)
+        return layers.rate_att * att_BCPQ + layers.rate_conv * _shifted_conv(qkv, layers.fc, layers.dep_conv, d)
     position_11DN = convolve(place_12HW, layers.conv_p).reshape(1, 1, d, -1)
     qkv_BjDN = qkv.reshape(b, d, 3 * h, -1).transpose(1, 2)
     q, k, v = qkv_BjDN[:, :h] * d**-0.5, qkv_BjDN[:, h : 2 * h] - position_11DN, qkv_BjDN[:, 2 * h :]
@@ -69,13 +79,58 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layers: ACmixLayers) -> Tensor:
     y, x = (rows + t - 1) // t, (columns + t - 1) // t
     q_BnTD = _tiles(F.pad(q, (0, x * t - columns, 0, y * t - rows)), h, t).reshape(b, h * y * x, t * t, -1)
     k_BnMD, v_BnMD = (_neighborhoods(z, h, t * s, y, x, window.border) for z in (k, v))
-    mask_TM = torch.tensor(_mask(t, window), dtype=q.dtype, device=q.device)
-    logits_BnTM = q_BnTD @ k_BnMD.transpose(2, 3) + mask_TM
-    logits_BnTM = torch.maximum(logits_BnTM, logits_BnTM.amax(-1, keepdim=True) + FLOOR)
-    y_BnTD = logits_BnTM.softmax(-1) @ v_BnMD
+    y_BnTD = _masked_attention(q_BnTD, k_BnMD, v_BnMD, _mask(t, window))
     y_BhDTn = y_BnTD.reshape(b, h, y * x, t * t, c // h).permute(0, 1, 4, 3, 2)
     y_BCYX = y_BhDTn.reshape(b, c * t * t, y, x)
     return F.pixel_shuffle(y_BCYX, t)[:, :, :rows, :columns]
+
+
+def _attend_by_gather(q: Tensor, k: Tensor, v: Tensor, height: int, width: int, window: Window) -> Tensor:
+    """`_attend` with patches of keys that fit the tiles, copied by constant indices; B h N D each."""
+    b, h, _, d = shape_of(q)
+    s, t, m = window.stride, TILE, window.patch(TILE)
+    rows, columns = -(-height // s), -(-width // s)
+    tiles = [(y, x) for y in range(0, rows, t) for x in range(0, columns, t)]
+
+    def index(positions: Iterable[tuple[int, int]], row: int) -> Tensor:
+        return torch.tensor([y * row + x for y, x in positions], device=q.device)
+
+    near = range(-window.border, m - window.border)
+    keys = ((_mirrored(y * s + i, height), _mirrored(x * s + j, width)) for y, x in tiles for i in near for j in near)
+    inner = range(t)
+    queries = [(y + i, x + j) for y, x in tiles for i in inner for j in inner]
+    inside = ((min(y * s, height - 1), min(x * s, width - 1)) for y, x in queries)  # queries beyond the map repeat one
+    place = {position: i for i, position in enumerate(queries)}
+    out = torch.tensor([place[y, x] for y in range(rows) for x in range(columns)], device=q.device)
+
+    key_index = index(keys, width)
+    q_BnTD = q.index_select(2, index(inside, width)).reshape(b, -1, t * t, d)
+    k_BnMD, v_BnMD = (z.index_select(2, key_index).reshape(b, -1, m * m, d) for z in (k, v))
+    mask = [[0.0 if seen else MASKED for seen in query] for query in _visible(t, window)]
+    y_BhOD = _masked_attention(q_BnTD, k_BnMD, v_BnMD, mask).reshape(b, h, -1, d).index_select(2, out)
+    return y_BhOD.transpose(2, 3).reshape(b, h * d, rows, columns)
+
+
+def _visible(t: int, window: Window) -> list[list[bool]]:
+    """Which keys of its patch each query of a tile may see, T x M."""
+    m, s = range(window.patch(t)), window.stride
+
+    def near(query: int, key: int) -> bool:
+        return 0 <= key - query * s <= 2 * window.border and (key - query * s) % window.dilation == 0
+
+    return [[near(qy, ky) and near(qx, kx) for ky in m for kx in m] for qy in range(t) for qx in range(t)]
+
+
+def _mirrored(i: int, size: int) -> int:
+    """`window.mirrored` of a number."""
+    return size - 1 - abs(i % max(2 * size - 2, 1) - (size - 1))
+
+
+def _masked_attention(q_BnTD: Tensor, k_BnMD: Tensor, v_BnMD: Tensor, mask: list[list[float]]) -> Tensor:
+    """Attention of tiles of queries to their patches of keys, B n T D; `mask`, T x M, is added to the logits."""
+    logits_BnTM = q_BnTD @ k_BnMD.transpose(2, 3) + torch.tensor(mask, dtype=q_BnTD.dtype, device=q_BnTD.device)
+    logits_BnTM = torch.maximum(logits_BnTM, logits_BnTM.amax(-1, keepdim=True) + FLOOR)
+    return logits_BnTM.softmax(-1) @ v_BnMD
 
 
 def _tiles(x_BCHW: Tensor, heads: int, side: int) -> Tensor:

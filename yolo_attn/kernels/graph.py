@@ -5,7 +5,8 @@ masks where the windows fit, position codes as constants. A trace records sizes 
 torch.export gives numbers for every dimension that is not declared dynamic. The forms in `export_*` take either.
 
 They use convolutions, matrix products, softmax, elementwise operations, reshapes and transposes of up to five
-dimensions, pixel shuffle, slices and concatenation alone: no gather, no scaled_dot_product_attention, no infinity.
+dimensions, pixel shuffle, slices and concatenation alone: no scaled_dot_product_attention, no infinity, and gathers
+only where `fixed_sizes` allows them.
 
 Shapes  B batch, C channels, D channels of a head, h heads, H W height and width, N queries, M keys, s side of a tile,
         Y X tiles along the axes
@@ -32,20 +33,30 @@ MASKED = -1e4
 FLOOR = -40.0
 
 _fixed = 0
+_gathers = 0
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def fixed_sizes() -> Iterator[None]:
-    """Traces made in this context, in any thread, are valid for the sizes of their example input alone."""
-    global _fixed
+def fixed_sizes(gathers: bool = False) -> Iterator[None]:
+    """Traces made in this context, in any thread, are valid for the sizes of their example input alone.
+
+    Args:
+        gathers: Their runtime has a gather with constant integer indices, which makes ACmix faster.
+    """
+    global _fixed, _gathers
     with _lock:
-        _fixed += 1
+        _fixed, _gathers = _fixed + 1, _gathers + gathers
     try:
         yield
     finally:
         with _lock:
-            _fixed -= 1
+            _fixed, _gathers = _fixed - 1, _gathers - gathers
+
+
+def has_gather() -> bool:
+    """Whether graphs made now may hold gathers; see `fixed_sizes`."""
+    return bool(_gathers)
 
 
 def is_recorded() -> bool:
