@@ -287,7 +287,7 @@ def test_an_interrupted_ray_driver_leaves_no_run_and_frees_its_cells(
     ("threads", "mode", "said"),
     [
         (8, "token", "threads=8: no machine of the Ray cluster has so many CPUs; the largest has 1."),
-        (1, "disabled", "{address}: this Ray cluster requires its token; set RAY_AUTH_MODE=token."),
+        (1, "disabled", "executor=ray, {address}: this Ray cluster requires its token; set RAY_AUTH_MODE=token."),
     ],
     ids=["no machine is large enough", "no token"],
 )

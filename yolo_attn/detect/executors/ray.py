@@ -170,8 +170,9 @@ def _connect(address: str | None) -> Any:
     try:
         ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as e:  # RuntimeError: another version of Ray or Python
-        token = "; this cluster requires its token, RAY_AUTH_MODE=token" * ("InvalidAuthToken" in f"{e} {e.__cause__}")
-        raise UsageError(f"executor=ray, {named}: {_line(e)}{token}") from e
+        token = "InvalidAuthToken" in f"{e} {e.__cause__}"
+        why = "this Ray cluster requires its token; set RAY_AUTH_MODE=token." if token else _line(e)
+        raise UsageError(f"executor=ray, {named}: {why}") from e
     return ray
 
 
