@@ -50,7 +50,15 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shown(checkpoint: Path, photo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shown, Path]:
+    """Two figures, and the folder with their files."""
     out = tmp_path_factory.mktemp("shown") / "new" / "folder"
+    return show(checkpoint, photo, what=("gates", "maps"), out=out, imgsz=64), out
+
+
+@pytest.fixture(scope="module")
+def everything(checkpoint: Path, photo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shown, Path]:
+    """Every figure of a model, and the folder with their files."""
+    out = tmp_path_factory.mktemp("everything")
     return show(checkpoint, photo, against=YOLO("yolov8n.yaml"), out=out, imgsz=64, conf=EVERYTHING), out
 
 
@@ -58,14 +66,16 @@ def test_the_names_of_the_command_are_those_of_the_analyses() -> None:
     assert tuple(ANALYSES) == WHAT
 
 
-def test_without_what_everything_that_applies_is_shown(shown: tuple[Shown, Path]) -> None:
-    found, _ = shown
+@pytest.mark.slow
+def test_without_what_everything_that_applies_is_shown(everything: tuple[Shown, Path]) -> None:
+    found, out = everything
     assert list(found.figures) == ["gates", "reach", "spectrum", "kernels", "cam", "maps"]
     assert found.skipped == {
         "rates": "it has no ACmix",
         "modulator": "it has no scale-aware modulation (SAM)",
         "points": "it has no deformable token merging (DTM)",
     }
+    assert "it has no ACmix" in (out / "index.html").read_text()
 
 
 def test_every_figure_is_written_in_three_formats_with_its_numbers_and_caption(shown: tuple[Shown, Path]) -> None:
@@ -87,11 +97,11 @@ def test_the_gallery_holds_every_figure_and_needs_no_other_file(shown: tuple[Sho
     assert len(re.findall(r'<img src="data:image/png;base64,', text)) == len(found.figures)
     assert not re.search(r'(src|href)="?https?:', text) and "<script" not in text
     assert "a&lt;b&amp;c.png" in text and "a<b" not in text
-    assert "it has no ACmix" in text
 
 
-def test_the_comparison_has_the_model_the_bypassed_model_and_the_other(shown: tuple[Shown, Path]) -> None:
-    found, _ = shown
+@pytest.mark.slow
+def test_the_comparison_has_the_model_the_bypassed_model_and_the_other(everything: tuple[Shown, Path]) -> None:
+    found, _ = everything
     for name in ("reach", "cam"):
         assert found.tables[name]["model"].unique(maintain_order=True).to_list() == [
             "open",
@@ -206,8 +216,10 @@ def test_the_command_prints_the_numbers_and_where_the_gallery_is(
 
 
 @pytest.mark.browser
-def test_the_gallery_in_chromium_requests_nothing_and_fits_a_phone(shown: tuple[Shown, Path], browser: Any) -> None:
-    found, out = shown
+def test_the_gallery_in_chromium_requests_nothing_and_fits_a_phone(
+    everything: tuple[Shown, Path], browser: Any
+) -> None:
+    found, out = everything
     for width in (1400, 390):
         opened(browser, out / "index.html", width)
         script = "return [...document.images].filter(i => i.complete && i.naturalWidth > 0).length"

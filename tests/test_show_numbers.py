@@ -88,6 +88,13 @@ def test_the_branches_of_hilo_are_its_two_projections() -> None:
     assert table["part"].to_list() == ["Hi-Fi", "Lo-Fi"] and table["block"].to_list() == ["0 HiLo"] * 2
 
 
+def test_a_branch_that_is_constant_has_no_spectrum() -> None:
+    hilo = yolo_attn.HiLo(16)
+    nn.init.zeros_(hilo.h_proj.weight)
+    found = spectra.compute(subject(hilo))
+    assert "Hi-Fi none: it is constant" in found.headline and "Lo-Fi none" not in found.headline
+
+
 def test_the_branches_of_attn_conv_are_what_its_last_projection_joins() -> None:
     operator, x = yolo_attn.AttnConv(16), torch.rand(1, 16, 12, 12)
     with recording({"o.proj": operator.proj}) as passages:
@@ -212,6 +219,13 @@ def test_a_detection_is_found_where_its_evidence_was_put(hand_made_detector: nn.
     assert found[:4] == (0, 2, 5, 7)
     assert found.score == pytest.approx(1 / (1 + math.exp(-20)))
     assert found.box == pytest.approx((8 * 4, 8 * 1, 8 * 7, 8 * 4))
+
+
+def test_a_box_ends_where_the_image_does(hand_made_detector: nn.Module) -> None:
+    x = torch.zeros(1, 3, 64, 64)
+    x[0, 0, 56:, :8] = 1.0
+    (found,) = detect(hand_made_detector, x)
+    assert found.box == pytest.approx((0, 8 * 6, 8 * 2, 64))
 
 
 @pytest.mark.parametrize("method", ["Grad-CAM", "LayerCAM"])

@@ -30,7 +30,7 @@ class Detection(NamedTuple):
         column: Position in that map.
         cls: Class.
         score: 0 to 1.
-        box: Left, top, right and bottom in pixels of the model's input.
+        box: Left, top, right and bottom in pixels of the model's input, within it.
     """
 
     level: int
@@ -99,15 +99,16 @@ def detect(net: Any, x_1CHW: Tensor, conf: float = 0.25, limit: int = 50) -> lis
     with torch.no_grad():
         levels = evidence(net.model[-1], head_inputs(net, x_1CHW))
     found = []
+    height, width = x_1CHW.shape[2:]
     for level, (logits_cHW, sides_4HW) in enumerate(levels):
         stride = x_1CHW.shape[-1] / logits_cHW.shape[-1]
         scores_HW, classes_HW = (z.cpu() for z in logits_cHW.sigmoid().max(0))
         at_N2 = (scores_HW >= conf).nonzero()
         at_N2 = at_N2[scores_HW[tuple(at_N2.T)].argsort(descending=True)[:CANDIDATES]]
         for (i, j), sides in zip(at_N2.tolist(), sides_4HW.cpu()[:, at_N2[:, 0], at_N2[:, 1]].T.tolist(), strict=True):
-            left, top, right, bottom = sides
-            x, y = j + 0.5, i + 0.5
-            box = (stride * (x - left), stride * (y - top), stride * (x + right), stride * (y + bottom))
+            left, top, right, bottom = (stride * side for side in sides)
+            x, y = stride * (j + 0.5), stride * (i + 0.5)
+            box = (max(x - left, 0.0), max(y - top, 0.0), min(x + right, width), min(y + bottom, height))
             found.append(Detection(level, i, j, int(classes_HW[i, j]), float(scores_HW[i, j]), box))
     return suppressed(found)[:limit]
 

@@ -125,8 +125,9 @@ def compute(subject: Subject) -> Found:
     if not lines:
         raise UsageError("the maps have fewer than 4 positions on a side; raise imgsz=.")
     table = pl.DataFrame(lines).sort("row", maintain_order=True)
-    means = table.group_by("part", maintain_order=True).agg(pl.col("above_half_nyquist").mean())
-    text = ", ".join(f"{part} {100 * share:.0f} %" for part, share in means.iter_rows())
+    means = table.group_by("part", maintain_order=True).agg(pl.col("above_half_nyquist").fill_nan(None).mean())
+    shares_of = ((part, "none: it is constant" if s is None else f"{100 * s:.0f} %") for part, s in means.iter_rows())
+    text = ", ".join(f"{part} {share}" for part, share in shares_of)
     return Found(table, f"mean share of energy above half Nyquist: {text}", pictures)
 
 
