@@ -216,9 +216,7 @@ def test_the_command_prints_the_numbers_and_where_the_gallery_is(
 
 
 @pytest.mark.browser
-def test_the_gallery_in_chromium_requests_nothing_and_fits_a_phone(
-    everything: tuple[Shown, Path], browser: Any
-) -> None:
+def test_the_gallery_requests_nothing_and_fits_a_phone(everything: tuple[Shown, Path], browser: Any) -> None:
     found, out = everything
     for width in (1400, 390):
         opened(browser, out / "index.html", width)
