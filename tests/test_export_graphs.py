@@ -130,10 +130,13 @@ import torch
 from ultralytics import YOLO
 
 image, *files = sys.argv[1:]
-settings = {"imgsz": 96, "conf": 1e-4, "max_det": 20, "verbose": False}
-a, b = (YOLO(f, task="detect").predict(image, **settings)[0].boxes.data for f in files)
-assert len(a) == len(b) > 0
-torch.testing.assert_close(a, b, atol=0.3, rtol=0.02)
+# After one epoch many scores are nearly the same: no box suppresses another, and boxes are compared in any order.
+settings = {"imgsz": 96, "conf": 1e-6, "iou": 1.0, "max_det": 1000, "verbose": False}
+a, b = (YOLO(f, task="detect").predict(image, **settings)[0].boxes for f in files)
+assert len(a) == len(b) > 100
+torch.testing.assert_close(a.conf, b.conf, atol=1e-3, rtol=0.02)
+apart = (a.xyxy[:, None] - b.xyxy).abs().amax(2)
+assert apart.amin(0).max() < 0.5 and apart.amin(1).max() < 0.5, apart.amin(1)
 """
 
 
@@ -146,5 +149,5 @@ def test_a_trained_model_exported_to_ncnn_predicts_the_same_boxes(tmp_path: Path
     yolo("train", "model=yolov8n-hilo.yaml", f"data={data}", *short(tmp_path), cwd=tmp_path)
     best = next(tmp_path.rglob("best.pt"))
     yolo("export", f"model={best}", "format=ncnn", "imgsz=96", cwd=tmp_path)
-    image = next((tmp_path / "tiny-detect").rglob("*.jpg"))
+    image = next((tmp_path / "tiny-detect").rglob("*.png"))
     python(PREDICT_WITH_BOTH, image, best, best.with_name("best_ncnn_model"), cwd=tmp_path)
