@@ -12,13 +12,14 @@ import pytest
 import torch
 from kernel_cases import CASES, assert_same, observe, outcome
 from kernel_cases import inputs as case_inputs
-from modules import BLOCKS, build, inputs, run
+from modules import BLOCKS, build, inputs
 from safetensors.torch import load_file
 from test_official import CASES as GOLDEN
 from test_official import like_reference, to_bchw
 from torch import Tensor, nn
 
 from yolo_attn import registry
+from yolo_attn.checks.subject import run
 from yolo_attn.kernels import KERNELS, disabled, slots
 from yolo_attn.measure import whole_models
 from yolo_attn.measure.activation_memory import saved_for_backward

@@ -13,13 +13,16 @@ import pytest
 import torch
 from kernel_cases import CASES
 from kernel_cases import inputs as case_inputs
-from modules import BLOCKS, inputs, run
+from modules import BLOCKS, inputs
 from modules import CHANNELS as WIDTH
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from yolo_attn import registry
+from yolo_attn.checks.subject import run
 from yolo_attn.kernels import slots
+
+OPERATORS = registry.operators()
 
 
 def without_data(x: Tensor, device: str = "cuda") -> Tensor:
@@ -47,7 +50,10 @@ def test_a_value_needed_on_the_host_is_found() -> None:
         bool(without_data(torch.ones(2)).sum() > 0)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.name)
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(b, marks=[] if b in OPERATORS else pytest.mark.slow, id=b.name) for b in BLOCKS],
+)
 def test_no_forward_pass_needs_a_value_on_the_host(block: registry.Block) -> None:
     """Training in channels_last, inference in half precision."""
     module, examples = make(block), inputs(block, 2, 9, 14)
