@@ -41,6 +41,7 @@ def test_the_shape_m_is_the_maps_of_yolov8m() -> None:
     assert [m.channels for m in cases.read_maps(["m"])] == widths
 
 
+@pytest.mark.slow
 def test_bench_blocks_measures_in_channels_last(tmp_path: Path) -> None:
     arguments = ["block=sam", "shape=16x4x4", "repeats=2", "dtype=bfloat16", "channels_last=1", f"out={tmp_path}"]
     assert commands.main(["bench", "blocks", *arguments]) == 0
