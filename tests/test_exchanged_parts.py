@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
-from modules import BLOCKS, build, inputs, run
+from modules import BLOCKS, build, inputs
 from torch import nn
 
 from yolo_attn import registry
+from yolo_attn.checks.subject import run
 
 OPERATORS = [b for b in BLOCKS if not b.carrier]
 
