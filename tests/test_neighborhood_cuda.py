@@ -26,7 +26,7 @@ CASES = [
     (Window(3, 2, 2), 4, 9),
     (Window(3, 1, 3), 4, 3),
     (Window(1, 2), 2, 1),
-    (Window(5), 1, 1),
+    (Window(3), 1, 1),
 ]
 
 
