@@ -7,8 +7,8 @@ sees, which is faster: no copies by slices, and fewer keys.
 
 Shapes  B batch, D channels of a head, h heads, C = D h, H W height and width, P Q queries along the axes (H W divided
         by the stride, rounded up), K neighbours along an axis, t queries along a tile's side, T = t^2, u = t stride
-        keys along a tile's side, U = u^2, Y X tiles along the axes, n = h Y X, M = 9 U or positions of a patch, N = H W, O = P Q,
-        j = 3 h, E = U D
+        keys along a tile's side, U = u^2, Y X tiles along the axes, n = h Y X, M = 9 U or positions of a patch,
+        N = H W, O = P Q, j = 3 h, E = U D
 """
 
 from __future__ import annotations
