@@ -86,8 +86,8 @@ def test_it_draws_every_plot_without_a_request_or_a_message(large: tuple[dict[st
 
 
 def test_it_runs_nothing_that_a_name_contains(tmp_path: Path, browser: Any) -> None:
-    words = {"models": EVIL_MODELS, "datasets": ("a</script>&b",), "classes": ("</title>", "<b>")}
-    results = gather(fabricated.fabricate(tmp_path, seeds=2, **words))
+    options = {"models": EVIL_MODELS, "datasets": ("a</script>&b",), "classes": ("</title>", "<b>")}
+    results = gather(fabricated.fabricate(tmp_path, seeds=2, **options))
     opened(browser, write(results, tmp_path))
     assert browser.execute_script("return typeof hacked") == "undefined"
     assert count(browser, "img") == 0

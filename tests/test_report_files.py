@@ -36,8 +36,8 @@ def test_a_report_is_written_of_whatever_there_is(kind: str, tmp_path: Path) -> 
 
 
 def test_every_plot_is_a_png_an_svg_and_a_pdf(tmp_path: Path) -> None:
-    words: dict[str, Any] = {"models": EVIL_MODELS, "samples": 0, "epochs": 3}
-    report.write_report(fabricate(tmp_path, 2, datasets=("a/b", "a b", "§"), **words), measure_costs=False)
+    options: dict[str, Any] = {"models": EVIL_MODELS, "samples": 0, "epochs": 3}
+    report.write_report(fabricate(tmp_path, 2, datasets=("a/b", "a b", "§"), **options), measure_costs=False)
     names = [f"{stem}-{kind}" for stem in ("a-b", "a-b-1", "data") for kind in ("curves", "differences", "gflops")]
     assert sorted(p.stem for p in tmp_path.glob("*.png")) == sorted(names)
     for name in names:

@@ -63,9 +63,9 @@ def write(results: dict[str, Any], folder: Path) -> Page:
     return Page(path)
 
 
-def made(folder: Path, **words: Any) -> tuple[dict[str, Any], Page]:
+def made(folder: Path, **options: Any) -> tuple[dict[str, Any], Page]:
     """Results and page of a fabricated folder."""
-    results = gather(fabricated.fabricate(folder, **{"epochs": 3, **words}))
+    results = gather(fabricated.fabricate(folder, **{"epochs": 3, **options}))
     return results, write(results, folder)
 
 

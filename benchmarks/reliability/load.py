@@ -75,8 +75,8 @@ def at_once(n: int, seed: int, folder: Path) -> Count:
     """Start four trainings at once, `n` times, each time without a dataset, a font and cached files."""
     count = Count()
     program = Path(sys.executable).parent / "yolo"
-    words = ["train", "model=yolov8n-sam.yaml", "data=shapes.yaml", "imgsz=32", "epochs=1", "batch=64", "workers=0"]
-    words += ["fraction=0.1", "plots=False", "device=cpu"]
+    arguments = ["train", "model=yolov8n-sam.yaml", "data=shapes.yaml", "imgsz=32", "epochs=1", "batch=64", "workers=0"]
+    arguments += ["fraction=0.1", "plots=False", "device=cpu"]
     for i in range(n):
         home = folder / f"home {i}"
         home.mkdir()
@@ -86,7 +86,7 @@ def at_once(n: int, seed: int, folder: Path) -> Count:
         subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
         jobs = [
             subprocess.Popen(
-                [program, *words, f"project={home / 'runs'}", f"name=run{j}"],
+                [program, *arguments, f"project={home / 'runs'}", f"name=run{j}"],
                 cwd=home,
                 env=env,
                 stdout=subprocess.PIPE,

@@ -33,11 +33,11 @@ def kills(n: int, seed: int, folder: Path) -> Count:
     data = folder / "data.yaml"
     names = dict(enumerate(shapes_names()))
     data.write_text(yaml.safe_dump({"path": str(root), "train": "images/train", "val": "images/val", "names": names}))
-    words = [str(Path(sys.executable).parent / "yolo-attn"), "bench", "detect", "models=yolov8n,yolov8n-sam"]
-    words += [f"data={data}", "seeds=2", "control=0", "costs=0", "epochs=1", "imgsz=32", "batch=4", "device=cpu"]
-    words += ["threads=1"]
+    command = [str(Path(sys.executable).parent / "yolo-attn"), "bench", "detect", "models=yolov8n,yolov8n-sam"]
+    command += [f"data={data}", "seeds=2", "control=0", "costs=0", "epochs=1", "imgsz=32", "batch=4", "device=cpu"]
+    command += ["threads=1"]
     start = time.monotonic()
-    whole = _start([*words, f"out={folder / 'whole'}"], folder)
+    whole = _start([*command, f"out={folder / 'whole'}"], folder)
     assert whole.wait() == 0, (folder / "log.txt").read_text()
     seconds = time.monotonic() - start
     want = _outcomes(folder / "whole")
@@ -46,7 +46,7 @@ def kills(n: int, seed: int, folder: Path) -> Count:
     for i in range(n):
         out = folder / f"study {i // EACH}"
         before = _results(out)
-        driver = _start([*words, f"out={out}"], folder)
+        driver = _start([*command, f"out={out}"], folder)
         with contextlib.suppress(subprocess.TimeoutExpired):
             driver.wait(rng.random() * seconds * 0.6)
         ended += driver.poll() is None
@@ -54,7 +54,7 @@ def kills(n: int, seed: int, folder: Path) -> Count:
         if any(_results(out).get(name) != found for name, found in before.items()):
             count.lost.append(f"kill {i}: a finished run was lost or trained again")
         if (i + 1) % EACH == 0 or i == n - 1:
-            last = _start([*words, f"out={out}"], folder)
+            last = _start([*command, f"out={out}"], folder)
             code = last.wait()
             if code or _outcomes(out) != want or not (out / "report.md").is_file():
                 count.lost.append(f"kill {i}: the study ends with {code}: {(folder / 'log.txt').read_text()[-300:]!r}")
@@ -62,9 +62,9 @@ def kills(n: int, seed: int, folder: Path) -> Count:
     return count
 
 
-def _start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
+def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     with open(folder / "log.txt", "wb") as log:
-        return subprocess.Popen(words, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def _kill(driver: subprocess.Popen[bytes], everything: bool) -> None:

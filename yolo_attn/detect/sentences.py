@@ -35,7 +35,7 @@ def rate(value: float) -> str:
 
 
 def interval(low: float | None, high: float | None, show: Callable[[float], str] = signed) -> str:
-    """An interval in words."""
+    """An interval as text."""
     return "no interval" if low is None or high is None else f"95% interval {show(low)} to {show(high)}"
 
 
