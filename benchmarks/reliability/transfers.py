@@ -120,7 +120,8 @@ def _changed(d: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any], lis
         if row[2] in ("C2f", "C3k2") and rng.random() < 0.15:
             row[2] += rng.choice(rows)
     origin: list[int | None] = list(range(len(table)))
-    for at in sorted(rng.sample(range(len(table) - 1), rng.randint(1, 3)), reverse=True):
+    places = range(len(table) - 1)
+    for at in sorted(rng.sample(places, min(rng.randint(1, 3), len(places))), reverse=True):
         for row in table[at + 1 :]:
             froms = [x + (x >= at) for x in (row[0] if isinstance(row[0], list) else [row[0]])]
             row[0] = froms if isinstance(row[0], list) else froms[0]
