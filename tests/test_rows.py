@@ -159,3 +159,11 @@ def test_a_block_registered_after_patching_is_seen() -> None:
 
     yolo_attn.register("LateBlock", paper=PAPER)(Late)
     assert isinstance(parse([-1, 1, "LateBlock", []])[1], Late)
+
+
+def test_stock_rows_that_exchange_several_maps_stay_usable() -> None:
+    """As in yolov9e: CBLinear gives a list of maps, of which CBFuse adds one to its last input."""
+    rows = parse([-1, 1, "CBLinear", [[8, 16]]], [0, 1, "SAM", []], [[1, 2], 1, "CBFuse", [[1]]])
+    x = rows[0](torch.rand(1, 3, 8, 8))
+    maps, y = rows[1](x), rows[2](x)
+    torch.testing.assert_close(rows[3]([maps, y]), maps[1] + y)

@@ -19,8 +19,8 @@ from ..values import UNCHECKED, fits
 from .options import bind, output_channels, size_of_scale, split
 from .structure import UnknownLayerError, is_stock, text
 
-#: Stock modules that accept the several maps of a backbone row.
-READS_MAPS = ("Index", "nn.Identity")
+#: Stock modules that accept several maps: those of a backbone row, or of CBLinear (yolov9e).
+READS_MAPS = ("Index", "CBFuse", "nn.Identity")
 
 
 @dataclass
