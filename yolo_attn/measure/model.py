@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..kernels.graph import fixed_sizes
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -64,7 +66,7 @@ def onnx_call(model: Any, image: torch.Tensor, threads: int) -> Callable[[], obj
 
 
 def export(model: Any, image: torch.Tensor, path: Path) -> Path:
-    """Write a fused model of any task as ONNX, prepared as by Ultralytics' exporter."""
+    """Write a fused model of any task as ONNX for the image's size, as `yolo export format=onnx` does."""
     import inspect
     import logging
     import warnings
@@ -82,7 +84,7 @@ def export(model: Any, image: torch.Tensor, path: Path) -> Path:
         model(image)
     options: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), quiet():
+    with warnings.catch_warnings(), quiet(), fixed_sizes(gathers=True):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model, (image,), str(path), opset_version=17, input_names=["images"], output_names=["output0"], **options
