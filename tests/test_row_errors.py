@@ -276,3 +276,9 @@ def test_a_user_block_without_annotations_takes_any_value() -> None:
     yolo_attn.register("LooseRow", paper=PAPER)(Loose)
     for value in ("text", None, [1, "a"], 4.5):
         assert tasks.parse_model(model([-1, 1, "LooseRow", [{"value": value}]]), 3, verbose=False)[0][1].value == value
+
+
+def test_a_row_that_gives_no_map_cannot_be_read() -> None:
+    """In YOLO-World's models the row behind ImagePoolingAttn would get a list."""
+    d = model([[0], 1, "ImagePoolingAttn", [256]])
+    assert error(d).startswith("row 2 [-1, 1, SAM, []]: row 1 is ImagePoolingAttn, which changes the text embeddings")

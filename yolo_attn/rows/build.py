@@ -21,6 +21,8 @@ from .structure import UnknownLayerError, is_stock, text
 
 #: Stock modules that accept several maps: those of a backbone row, or of CBLinear (yolov9e).
 READS_MAPS = ("Index", "CBFuse", "nn.Identity")
+#: Of YOLO-World. Its model hands the row's list of inputs on as if it were the row's output.
+TEXT_ONLY = "ImagePoolingAttn"
 
 
 @dataclass
@@ -97,7 +99,7 @@ def enter(d: Mapping[str, Any], i: int, f: Any, n: Any, name: str, args: list[An
         The arguments for parse_model.
 
     Raises:
-        RegistryError: A stock row reads the several maps of a backbone row.
+        RegistryError: A stock row reads the several maps of a backbone row, or a row of ours one that gives none.
         UnknownLayerError: There is no such module.
     """
     from ultralytics.nn import tasks
@@ -117,6 +119,13 @@ def enter(d: Mapping[str, Any], i: int, f: Any, n: Any, name: str, args: list[An
         return args
     if registry.get(name) is None:
         raise UnknownLayerError(build.rows[i], name)
+    modules = [row[2] for row in (*d["backbone"], *d["head"])]
+    for x in f if isinstance(f, (list, tuple)) else [f]:
+        if i and modules[x % i] == TEXT_ONLY:
+            raise RegistryError(
+                f"{build.rows[i]}: row {x % i} is {TEXT_ONLY}, which changes the text embeddings and gives no map; "
+                "read another row."
+            )
     return [Arguments(list(args))]
 
 
