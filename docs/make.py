@@ -49,11 +49,11 @@ PAGES: dict[str, tuple[str, ...]] = {
     "relatives": (),
 }
 #: The figures of README.md and of its translation; the fields are those of `measured.cost`.
-COST = """On one CPU thread, a training step of yolov8n with one of the five blocks takes {step[0]} to {step[1]} times as
-long as stock and needs {memory[0]} to {memory[1]} times the memory; inference takes {inference[0]} to {inference[1]} times
-as long ({onnx[0]} to {onnx[1]} in ONNX Runtime). Operators are {speed[0]} to {speed[1]} times as fast as the authors'
-algorithms and store {saved[0]} to {saved[1]} times their input for the backward pass, not {theirs[0]} to {theirs[1]}
-times."""
+COST = """On one CPU thread, a training step of yolov8n with one of the five blocks takes {step[0]} to {step[1]} times
+as long as stock and needs {memory[0]} to {memory[1]} times the memory; inference takes {inference[0]} to {inference[1]}
+times as long ({onnx[0]} to {onnx[1]} in ONNX Runtime). Operators are {speed[0]} to {speed[1]} times as fast as the
+authors' algorithms and store {saved[0]} to {saved[1]} times their input for the backward pass, not {theirs[0]} to
+{theirs[1]} times."""
 COST_ZH = """在单线程 CPU 上，带有五种模块之一的 yolov8n，训练一步的时间是原始模型的 {step[0]} 至 {step[1]} 倍，
 内存是 {memory[0]} 至 {memory[1]} 倍；推理时间是 {inference[0]} 至 {inference[1]} 倍
 （在 ONNX Runtime 中为 {onnx[0]} 至 {onnx[1]} 倍）。算子本身的速度是作者算法的 {speed[0]} 至 {speed[1]} 倍，
