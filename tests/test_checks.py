@@ -69,6 +69,12 @@ def test_the_other_checks_are_skipped_for_a_block_without_a_usable_output(blocks
     assert [found[k].state for k in ("output", "any_size", "half")] == ["failed", "skipped", "skipped"]
 
 
+def test_what_cannot_be_checked_here_is_skipped_and_not_passed(blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = results(f"{blocks}:KeepsState", "onnx")["onnx"]
+    assert (found.state, found.message) == ("skipped", 'needs ONNX Runtime: pip install "yolo-attn[export]"')
+
+
 def test_fix_writes_a_module_that_makes_the_class_a_row(blocks: Path) -> None:
     with targets.opened(f"{blocks}:ForeignArgument", fix=True) as (subject,):
         assert subject.block.name == "ForeignArgument" and registry.get("C2fForeignArgumentRow") is not None

@@ -25,6 +25,10 @@ class CheckFailed(Exception):
     """A check found a fault in the block; the message describes it."""
 
 
+class NotChecked(Exception):
+    """A check needs something that is not installed; the message says what."""
+
+
 class TooSlow(CheckFailed):
     """The block works but is much slower than a stock layer."""
 
@@ -91,6 +95,8 @@ def examine(subject: Subject, checks: Iterable[Check]) -> Iterator[Result]:
         try:
             with quiet_export():
                 note = check.run(subject) or ""
+        except NotChecked as e:
+            yield Result(check.name, check.title, "skipped", str(e))
         except Exception as e:
             state = "slow" if isinstance(e, TooSlow) else "failed"
             message, where = getattr(e, "kept_state", ("", ""))  # see `blame`

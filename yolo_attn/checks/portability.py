@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import Block
-from .check import Check, blame, require
+from .check import Check, NotChecked, blame, require
 from .forward import equal
 from .subject import CHANNELS, Subject, build, inputs, run
 
@@ -51,11 +51,11 @@ def _trace(s: Subject) -> None:
             equal(traced(*xs), module(*xs), f"a trace of 8x12 at {h}x{w}")
 
 
-def _onnx(s: Subject) -> str | None:
+def _onnx(s: Subject) -> None:
     try:
         import onnxruntime as ort
-    except ImportError:
-        return 'not checked: pip install "yolo-attn[export]"'
+    except ImportError as e:
+        raise NotChecked('needs ONNX Runtime: pip install "yolo-attn[export]"') from e
     module = _Flat(s.block, build(s.block)).eval()
     xs = inputs(s.block, 1, 8, 12)
     names = [f"x{i}" for i in range(len(xs))]
@@ -76,7 +76,6 @@ def _onnx(s: Subject) -> str | None:
         (got,) = session.run(None, {k: x.numpy() for k, x in zip(names, xs, strict=True)})
         with torch.no_grad():
             equal(torch.from_numpy(got), module(*xs), f"ONNX at {h}x{w}", atol=5e-5, rtol=1e-3)
-    return None
 
 
 def _compile(s: Subject) -> None:
