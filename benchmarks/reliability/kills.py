@@ -147,7 +147,7 @@ def _epoch(path: Path) -> int | None:
     """The last epoch in a checkpoint: -1 for a finished training, None if it cannot be read."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=False)["epoch"])
-    except Exception:
+    except Exception:  # whatever reading half a file raises; the caller counts the try as lost
         return None
 
 
