@@ -75,13 +75,17 @@ def plan(
     return list(cells)
 
 
-def run_cell(cell: Cell, data: str, weights: str, out: Path, arguments: dict[str, object]) -> bool:
+def run_cell(cell: Cell, data: str, weights: str, out: Path, arguments: dict[str, object], keep: bool) -> bool:
     """Train one cell in a process of its own; False where it failed, with the reason in a .failed file."""
     part, folder = out / f"{cell.name}.part", out / "runs"
     given = {"cell": asdict(cell), "data": data, "weights": weights, "folder": str(folder), "out": str(part)}
     command = [sys.executable, definitions.__file__, json.dumps({**given, "arguments": arguments})]
     done = subprocess.run(command, capture_output=True, text=True)
     failed = out / f"{cell.name}.failed"
+    last = folder / cell.name / "weights" / "last.pt"
+    if keep and last.is_file():
+        (out / "weights").mkdir(exist_ok=True)
+        last.replace(out / "weights" / f"{cell.name}.pt")
     shutil.rmtree(folder / cell.name, ignore_errors=True)
     if done.returncode or not part.is_file():
         write_text(failed, done.stdout[-2000:] + done.stderr[-4000:])
@@ -102,7 +106,7 @@ def count_images(data: str) -> int:
 def run(
     weights: Path | None, data: tuple[str, ...], out: Path, blocks: tuple[str, ...], recipes: tuple[str, ...],
     seeds: int, epochs: int, steps: tuple[str, ...], curves: tuple[str, ...], imgsz: int, batch: int, shard: str,
-    dry: bool, report: bool,
+    keep: bool, dry: bool, report: bool,
 ) -> int:  # fmt: skip
     """Train what is open, then write the report."""
     if report:
@@ -125,7 +129,7 @@ def run(
     arguments: dict[str, object] = {"imgsz": imgsz, "batch": batch, "nbs": batch, "workers": 0, "plots": False}
     bad = 0
     for i, cell in enumerate(still, 1):
-        good = run_cell(cell, files[cell.data], str(weights.resolve()), out, arguments)
+        good = run_cell(cell, files[cell.data], str(weights.resolve()), out, arguments, keep)
         bad += not good
         print(f"{i}/{len(still)} {cell.name}: {'done' if good else 'FAILED'}", flush=True)
     return reports.write(out) or int(bad > 0)
@@ -147,6 +151,7 @@ COMMAND = Command(
     Argument("imgsz", "image size in pixels", whole(32), 160),
     Argument("batch", "images per step", whole(1), 8),
     Argument("shard", "this process's part of the trainings", default="1/1"),
+    Argument("keep", "keep every training's last.pt in out/weights, for benchmarks/claims", SWITCH, False),
     Argument("dry", "only count the trainings", SWITCH, False),
     Argument("report", "only write the report", SWITCH, False),
 )

@@ -114,22 +114,15 @@ def detect(net: Any, x_1CHW: Tensor, conf: float = 0.25, limit: int = 50) -> lis
 
 
 def suppressed(found: list[Detection]) -> list[Detection]:
-    """Non-maximum suppression by class, best first. Here because to import torchvision's takes seconds."""
-    left = sorted(found, key=lambda d: -d.score)
-    kept = []
-    while left:
-        best, *others = left
-        kept.append(best)
-        left = [d for d in others if d.cls != best.cls or overlap(d.box, best.box) <= OVERLAP]
-    return kept
+    """Non-maximum suppression by class, best first."""
+    from ultralytics.utils.nms import TorchNMS
 
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    (x1, y1), (x2, y2) = map(max, zip(a[:2], b[:2], strict=True)), map(min, zip(a[2:], b[2:], strict=True))
-    both = max(0.0, x2 - x1) * max(0.0, y2 - y1)
-    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - both
-    return both / union if union > 0 else 0.0
+    if not found:
+        return []
+    columns = zip(*((d.box, d.score, d.cls) for d in found), strict=True)
+    boxes_N4, scores_N, classes_N = (torch.tensor(x, dtype=torch.float32) for x in columns)
+    apart_N4 = boxes_N4 + classes_N[:, None] * (boxes_N4.max() + 1)  # boxes of different classes do not overlap
+    return [found[i] for i in TorchNMS.nms(apart_N4, scores_N, OVERLAP)]
 
 
 def positions_in(boxes: list[Detection], map_size: tuple[int, ...], size: tuple[int, int]) -> Tensor:

@@ -8,6 +8,7 @@ Shapes  K branches, C channels
 from __future__ import annotations
 
 import math
+from statistics import linear_regression
 from typing import Any
 
 import polars as pl
@@ -24,8 +25,6 @@ from ..gates import row_of
 from ..watching import label_of, recording, watched
 
 FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0)
-#: 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom, then 1.96 + 2.7 / degrees, right to 1 %.
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def expected_kernel(module: Any, a_1KC11: Tensor) -> float:
@@ -58,19 +57,13 @@ def enlarged(x_1CHW: Tensor, centre: tuple[float, float], factor: float) -> Tens
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean of a sample and its 95 % t interval; infinite for a single value."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
         return mean, -math.inf, math.inf
-    quantile = _QUANTILES[n - 2] if n <= 11 else 1.96 + 2.7 / (n - 1)
-    half = quantile * math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return mean, mean - half, mean + half
-
-
-def _slope(x: tuple[float, ...], y: list[float]) -> float:
-    """Of the least-squares line."""
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
 
 
 def _blocks(net: nn.Module) -> dict[str, Any]:
@@ -109,7 +102,7 @@ def compute(subject: Subject) -> Found:
         )
     lines = []
     for depth, (path, found) in enumerate(curves.items()):
-        slope, low, high = interval([_slope(FACTORS, curve) for curve in found])
+        slope, low, high = interval([linear_regression(FACTORS, curve).slope for curve in found])
         for k, factor in enumerate(FACTORS):
             line = {
                 "depth": depth,
