@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -74,6 +75,14 @@ def test_the_lengths_of_the_curves_are_steps(study) -> None:
     assert [c.epochs for c in cells] == [2, 60]
 
 
+def test_the_share_against_steps_is_that_of_the_longest_training(study) -> None:
+    short = result("lr10", 0.5, [0.2], steps=300, curve=[0.1, 0.15, 0.2])
+    long = result("lr10", 0.5, [0.4], steps=1000, curve=[0.05, 0.1, 0.2, 0.4], epochs=4)
+    table = study.reports.markdown([result("lr1", 0.5, [0.01]), short, long])
+    assert "| shapes, sk, lr10 |  | 5.0% | 40.0% |  |" in table  # 300 steps: the epoch that ended at 250
+    assert "sk, lr1 |" not in table  # no curve was recorded
+
+
 def test_a_second_start_skips_what_is_there_and_shards_share_the_rest(study, tmp_path, monkeypatch, capsys) -> None:
     weights, out, ran = tmp_path / "w.pt", tmp_path / "out", []
     weights.touch()
@@ -115,9 +124,11 @@ def test_every_kind_of_recipe_trains(study, tmp_path: Path, recipe: str) -> None
     YOLO("yolov8n.yaml").save(tmp_path / "stock.pt")
     cell = study.Cell("tiny", "sk", recipe, 2, 0)
     arguments = {"imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
-    good = study.run_cell(cell, tiny_dataset(tmp_path), str(tmp_path / "stock.pt"), tmp_path, arguments)
+    good = study.run_cell(cell, tiny_dataset(tmp_path), str(tmp_path / "stock.pt"), tmp_path, arguments, keep=True)
     assert good, (tmp_path / f"{cell.name}.failed").read_text()
     (found,) = study.reports.read(tmp_path)
     assert found["recipe"] == recipe and found["steps"] == 4
     assert len(found["shares"]) == (0 if recipe == "stock" else 6)
     assert all(x > 0 for x in found["shares"])
+    assert found["curve"][1:] == pytest.approx([fmean(found["shares"])] if found["shares"] else [])
+    assert (tmp_path / "weights" / f"{cell.name}.pt").is_file() and not (tmp_path / "runs" / cell.name).exists()

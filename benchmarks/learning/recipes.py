@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 PATTERN = re.compile(r"(lr|gain|gamma|warmup|scratch-lr)(\d+(?:\.\d+)?)$|stock$")
@@ -64,7 +65,8 @@ def train(cell: Cell, data: str, weights: str, folder: str, arguments: dict[str,
         arguments: Further training arguments.
 
     Returns:
-        The cell, mAP50-95, mAP50, the number of optimizer steps, and the share of the signal of every block.
+        The cell, mAP50-95, mAP50, the number of optimizer steps, the share of the signal of every block, and the mean
+        share after every epoch.
     """
     import torch
     from ultralytics import YOLO
@@ -105,6 +107,7 @@ def train(cell: Cell, data: str, weights: str, folder: str, arguments: dict[str,
         "mAP50": float(metrics.box.map50),
         "steps": len(trainer.train_loader) * cell.epochs // max(trainer.accumulate, 1),
         "shares": list(gate_log.last_shares(trainer.save_dir).values()),
+        "curve": [fmean(v for k, v in row.items() if k != "epoch") for row in gate_log.read(trainer.save_dir)],
         "seconds": round(time.time() - start),
     }
 

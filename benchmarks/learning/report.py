@@ -20,6 +20,9 @@ Result = Mapping[str, Any]
 BASELINE = "lr1"
 #: Largest mean loss in mAP50-95 against the baseline that a default may have.
 MARGIN = 0.005
+#: Numbers of optimizer steps at which the share is listed, and the least length of a training in the figure.
+STEPS = (100, 300, 1000, 3000)
+LONG = 1000
 FIELDS = (
     "data",
     "block",
@@ -148,20 +151,34 @@ def _against(results: Sequence[Result], recipe: str) -> str:
     return f"{found['mean']:+.3f}{interval}"
 
 
+def curve(result: Result) -> dict[float, float]:
+    """Number of optimizer steps -> mean share, after every epoch of a training; empty where it was not recorded."""
+    found = result.get("curve", ())
+    return {result["steps"] * (i + 1) / len(found): value for i, value in enumerate(found)}
+
+
+def longest(results: Sequence[Result]) -> dict[tuple[str, str, str], Result]:
+    """(dataset, block, recipe) -> the longest training with a curve; the first seed's of several."""
+    found: dict[tuple[str, str, str], Result] = {}
+    for r in sorted(results, key=lambda r: (-r["steps"], r["seed"])):
+        if r.get("curve"):
+            found.setdefault((r["data"], r["block"], r["recipe"]), r)
+    return dict(sorted(found.items()))
+
+
 def _steps(results: Sequence[Result]) -> list[str]:
-    """Share against steps, a line per dataset, block and recipe."""
-    lengths = sorted({r["steps"] for r in results})
-    found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for r in results:
-        if r["shares"]:
-            found[r["data"], r["block"], r["recipe"]][r["steps"]].append(share(r))
-    found = {k: v for k, v in found.items() if len(v) > 1}  # type: ignore[assignment]
+    """Share against steps within the longest training of every dataset, block and recipe."""
+    found = longest([r for r in results if competes(r["recipe"])])
     if not found:
         return []
-    head = " | ".join(f"{n} steps" for n in lengths)
-    lines = [f"| dataset, block, recipe | {head} |", "|---" * (len(lengths) + 1) + "|"]
-    for key, by_steps in sorted(found.items()):
-        cells = (f"{statistics.fmean(by_steps[n]):.1%}" if n in by_steps else "" for n in lengths)
+    lines = [
+        f"| dataset, block, recipe | {' | '.join(f'{n} steps' for n in STEPS)} |",
+        "|---" * (len(STEPS) + 1) + "|",
+    ]
+    for key, result in found.items():
+        shares = curve(result)
+        reached = (max((s for s in shares if s <= n), default=None) if n <= result["steps"] else None for n in STEPS)
+        cells = ("" if s is None else f"{shares[s]:.1%}" for s in reached)
         lines.append(f"| {', '.join(key)} | {' | '.join(cells)} |")
     return lines
 
@@ -179,14 +196,10 @@ def draw(results: Sequence[Result], file: Path) -> None:
         left.annotate(recipe, (100 * mean, delta), xytext=(4, 4), textcoords="offset points", fontsize="small")
     left.axhline(-MARGIN, color="0.6", linestyle=":")
     left.set(xlabel="mean share of the signal (%)", ylabel=f"mean mAP50-95 minus that of {BASELINE}")
-    curves: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for r in results:
-        if r["shares"] and competes(r["recipe"]):
-            curves[r["block"], r["recipe"]][r["steps"]].append(100 * share(r))
-    for (block, recipe), by_steps in sorted(curves.items()):
-        if len(by_steps) > 1:
-            n = sorted(by_steps)
-            right.plot(n, [statistics.fmean(by_steps[x]) for x in n], marker=".", label=f"{block}, {recipe}")
+    for (data, block, recipe), result in longest([r for r in results if competes(r["recipe"])]).items():
+        shares = curve(result)
+        if result["steps"] >= LONG:
+            right.plot(list(shares), [100 * v for v in shares.values()], label=f"{block}, {recipe}, {data}")
     right.set(xlabel="optimizer steps", ylabel="mean share of the signal (%)", xscale="log")
     if right.lines:
         right.legend(fontsize="small")

@@ -56,7 +56,7 @@ def plan(
         seeds: Number of seeds.
         epochs: Length of its trainings on the first dataset; the others take as many steps.
         batch: Images per step.
-        steps: Lengths, in steps, of the trainings that show share against steps.
+        steps: Lengths, in steps, of further trainings that show the share against steps.
         curves: Their recipes; one seed each.
     """
     per_epoch = {data: math.ceil(count / batch) for data, count in images.items()}
@@ -146,7 +146,7 @@ COMMAND = Command(
     Argument("recipes", "recipes of the comparison (recipes.py)", names, RECIPES),
     Argument("seeds", "number of seeds", whole(1), 5),
     Argument("epochs", "length on the first dataset; the others take as many steps", whole(1), 10),
-    Argument("steps", "lengths of the trainings that show share against steps", names, ("100", "300", "1000", "3000")),
+    Argument("steps", "lengths of the trainings that show the share against steps", names, ("3000",)),
     Argument("curves", "recipes of those trainings", names, CURVES),
     Argument("imgsz", "image size in pixels", whole(32), 160),
     Argument("batch", "images per step", whole(1), 8),
