@@ -5,8 +5,8 @@
 
 Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
 docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-README.zh-CN.md, docs/bench.md, docs/reliability.md and the pages of the papers, the parts between markers such as
-`<!-- cost -->` and `<!-- /cost -->` are generated.
+README.zh-CN.md, docs/bench.md, docs/reliability.md, docs/claims.md and the pages of the papers, the parts between
+markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "acmix": ("https://arxiv.org/abs/2111.14556",),
     "relatives": (),
 }
+#: Page -> short names of the blocks whose claims it lists.
+CLAIMED = {"smt": ("sam",), "litv2": ("hilo", "dtm"), "sknet": ("sk",), "cloformer": ("attnconv",), "acmix": ("acmix",)}
 #: The figures of README.md and of its translation; the fields are those of `measured.cost`.
 COST = """On one CPU thread, a training step of yolov8n with one of the five blocks takes {step[0]} to {step[1]} times
 as long as stock and needs {memory[0]} to {memory[1]} times the memory; inference takes {inference[0]} to {inference[1]}
@@ -132,8 +134,11 @@ def documents() -> dict[Path, str]:
         },
         "docs/bench.md": {"measured blocks": measured.blocks, "measured models": measured.models},
         "docs/reliability.md": {"counted": measured.reliability},
+        "docs/claims.md": {"claims": measured.claims},
         **{f"docs/{page}.md": {"cost": partial(cost_table, page)} for page in PAGES},
     }
+    for page, blocks_of_page in CLAIMED.items():
+        parts[f"docs/{page}.md"]["claims"] = partial(measured.claims, blocks_of_page)
     for name, tables in parts.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         for marker, table in tables.items():

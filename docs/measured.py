@@ -202,3 +202,28 @@ def reliability() -> str:
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     used = "; ".join(f"Ultralytics {u}, PyTorch {torch.split('+')[0]}" for u, torch in versions)
     return "\n".join([*lines, "", f"{when}, {used}."])
+
+
+def claims(blocks: tuple[str, ...] = ()) -> str:
+    """The papers' claims and what trained detectors say about them, by set of trainings.
+
+    Args:
+        blocks: Only the claims about these blocks, named as in yolov8-<block>.yaml; all by default.
+    """
+    found = [r for r in rows(ROOT / "benchmarks" / "claims" / "claims.csv") if not blocks or r["block"] in blocks]
+    lines = []
+    for group in dict.fromkeys(r["group"] for r in found):
+        lines += [
+            f"Models: {group}.",
+            "",
+            "| claim | measured | n | share of the signal | verdict |",
+            "|---|---|---|---|---|",
+        ]
+        for r in (r for r in found if r["group"] == group):
+            interval = "" if r["low"] == "nan" else f" ({float(r['low']):+.2g} to {float(r['high']):+.2g})"
+            measured = f"{r['measured']}: {float(r['statistic']):+.2g}{interval}"
+            share = "-" if r["share"] == "nan" else f"{float(r['share']):.0%}"
+            verdict = f"**{r['verdict']}**" + (f" ({r['note']})" if r["note"] else "")
+            lines.append(f"| {r['text']} ({r['source']}) | {measured} | {r['n']} | {share} | {verdict} |")
+        lines.append("")
+    return "\n".join(lines).strip() or "Not measured yet."

@@ -116,7 +116,7 @@ def test_weights_that_are_missing_are_refused(study, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["lr10", "gain10", "gamma0.1", "warmup1", "scratch-lr10", "stock"])
+@pytest.mark.parametrize("recipe", ["lr10", "gain10", "gamma0.1", "warmup1", "scratch-lr10", "stock", "control"])
 def test_every_kind_of_recipe_trains(study, tmp_path: Path, recipe: str) -> None:
     from jobs import tiny_dataset
     from ultralytics import YOLO
@@ -128,7 +128,7 @@ def test_every_kind_of_recipe_trains(study, tmp_path: Path, recipe: str) -> None
     assert good, (tmp_path / f"{cell.name}.failed").read_text()
     (found,) = study.reports.read(tmp_path)
     assert found["recipe"] == recipe and found["steps"] == 4
-    assert len(found["shares"]) == (0 if recipe == "stock" else 6)
+    assert len(found["shares"]) == (0 if recipe in ("stock", "control") else 6)
     assert all(x > 0 for x in found["shares"])
     assert found["curve"][1:] == pytest.approx([fmean(found["shares"])] if found["shares"] else [])
     assert (tmp_path / "weights" / f"{cell.name}.pt").is_file() and not (tmp_path / "runs" / cell.name).exists()

@@ -6,6 +6,7 @@ gamma<v>       the gains of BN0 start at v instead of 0, block_lr=1; the model t
 warmup<w>      w epochs of the blocks alone on a frozen trunk, then all layers, block_lr=1; w counts in the epochs
 scratch-lr<f>  no pretrained weights; every block parameter counts as new
 stock          the stock model without blocks, for orientation
+control        the stock model with plain bottlenecks added until it costs what the model with the block costs
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-PATTERN = re.compile(r"(lr|gain|gamma|warmup|scratch-lr)(\d+(?:\.\d+)?)$|stock$")
+PATTERN = re.compile(r"(lr|gain|gamma|warmup|scratch-lr)(\d+(?:\.\d+)?)$|stock$|control$")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def check(recipe: str) -> None:
     """Raise a ValueError for an unknown recipe."""
     if not PATTERN.match(recipe):
         raise ValueError(
-            f"recipes={recipe}: no such recipe. Recipes: lr10, gain10, gamma0.1, warmup2, scratch-lr10, stock."
+            f"recipes={recipe}: no such recipe. Recipes: lr10, gain10, gamma0.1, warmup2, scratch-lr10, stock, control."
         )
 
 
@@ -78,12 +79,16 @@ def train(cell: Cell, data: str, weights: str, folder: str, arguments: dict[str,
 
     match = PATTERN.match(cell.recipe)
     assert match
-    kind, value = match.group(1), float(match.group(2) or 0)
+    kind, value = match.group(1) or cell.recipe, float(match.group(2) or 0)
     yolo_attn.block_lr(value if kind in ("lr", "scratch-lr") else 1)
     if kind == "gain":
         Residual.forward = lambda self, x: x + value * self.bn(self.operator(x))  # type: ignore[method-assign]
     torch.manual_seed(cell.seed)  # the blocks start alike in every recipe
-    model = YOLO("yolov8n.yaml" if cell.recipe == "stock" else f"yolov8n-{cell.block}.yaml")
+    if kind == "control":
+        file, weights = control(cell, weights, Path(folder), arguments["imgsz"])
+    else:
+        file = "yolov8n.yaml" if kind == "stock" else f"yolov8n-{cell.block}.yaml"
+    model = YOLO(file)
     net: Any = model.model
     if kind == "scratch-lr":
         new_parameters.record(net, new_parameters.block_parameters(net))
@@ -110,6 +115,26 @@ def train(cell: Cell, data: str, weights: str, folder: str, arguments: dict[str,
         "curve": [fmean(v for k, v in row.items() if k != "epoch") for row in gate_log.read(trainer.save_dir)],
         "seconds": round(time.time() - start),
     }
+
+
+def control(cell: Cell, weights: str, folder: Path, imgsz: int) -> tuple[str, str]:
+    """YAML and starting weights of a cell's cost-matched stock model, which computes what the stock model does."""
+    import torch
+    import yaml
+    from ultralytics import YOLO
+
+    from yolo_attn.detect.controls import cost_control, starting_weights
+    from yolo_attn.detect.models import Size, read_models
+
+    stock, candidate = read_models([f"yolov8n-{cell.block}"], "yolov8n", Size(imgsz))
+    enlarged = cost_control(stock, candidate, Size(imgsz))
+    assert enlarged  # yolov8n has C2f rows
+    file, start = (folder / f"{cell.name}{suffix}" for suffix in (".yaml", ".pt"))
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(enlarged.d, sort_keys=False))
+    net = starting_weights(enlarged.d, YOLO(weights).model)
+    torch.save({"model": net, "ema": None, "epoch": -1, "optimizer": None, "train_args": {}}, start)
+    return str(file), str(start)
 
 
 def freeze_trunk(trainer: Any, frozen: bool) -> None:

@@ -46,7 +46,7 @@ def share(result: Result) -> float:
 
 def competes(recipe: str) -> bool:
     """Whether a recipe may become the default for pretrained models."""
-    return recipe != "stock" and not recipe.startswith("scratch")
+    return recipe not in ("stock", "control") and not recipe.startswith("scratch")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
