@@ -102,6 +102,24 @@ def test_a_second_start_skips_what_is_there_and_shards_share_the_rest(study, tmp
     assert {p.name for p in out.glob("*.*") if p.suffix != ".json"} == {"learning.csv", "report.md", "shares.png"}
 
 
+def test_a_study_continues_from_its_table(study, tmp_path, monkeypatch, capsys) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    done = [result("lr1", 0.4321, [0.01, 0.02], curve=[0.01, 0.015]), result("stock", 0.5, [], block="-")]
+    for i, r in enumerate(done):
+        (first / f"{i}.json").write_text(json.dumps(r))
+    assert study.reports.write(first) == 0
+    assert study.reports.read_table(first / "learning.csv") == [{**r, "curve": r.get("curve", [])} for r in done[::-1]]
+    monkeypatch.setattr(study, "count_images", lambda _: 400)
+    (tmp_path / "w.pt").touch()
+    monkeypatch.setattr(study, "run_cell", lambda cell, *_: pytest.fail(f"{cell} was trained again"))
+    arguments = [f"weights={tmp_path / 'w.pt'}", "blocks=sk", "recipes=lr1,stock", "seeds=1", "epochs=10", "curves=lr1"]
+    known = f"known={first / 'learning.csv'}"
+    assert study.COMMAND([*arguments, "steps=500", f"out={second}", known]) == 0
+    assert "0 open" in capsys.readouterr().out
+    assert (second / "learning.csv").read_text() == (first / "learning.csv").read_text()
+
+
 @pytest.mark.parametrize("recipe", ["lr", "gain", "lr-1", "scratch", "gamma0.1x"])
 def test_an_unknown_recipe_is_refused_before_anything_is_trained(study, tmp_path: Path, recipe: str) -> None:
     (tmp_path / "w.pt").touch()

@@ -35,8 +35,14 @@ FIELDS = (
     "share",
     "lowest",
     "highest",
+    "shares",
+    "curve",
     "seconds",
 )
+#: Columns that say which training it was.
+CELL = ("data", "block", "recipe", "epochs", "seed")
+#: Columns that hold several numbers.
+LISTS = ("shares", "curve")
 
 
 def share(result: Result) -> float:
@@ -52,6 +58,21 @@ def competes(recipe: str) -> bool:
 def read(folder: Path) -> list[dict[str, Any]]:
     """All results, in the order of their names."""
     return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+
+
+def read_table(file: Path) -> list[dict[str, Any]]:
+    """The results of a learning.csv."""
+    with open(file, newline="", encoding="utf-8") as f:
+        lines = list(csv.DictReader(f))
+    whole = {k: int for k in ("epochs", "steps", "seed", "seconds")}
+    kinds = {"mAP50-95": float, "mAP50": float, **whole, **dict.fromkeys(LISTS, _numbers)}
+    return [
+        {k: kinds.get(k, str)(line[k]) for k in FIELDS if k not in ("share", "lowest", "highest")} for line in lines
+    ]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(x) for x in text.split()]
 
 
 def main_length(results: Sequence[Result]) -> list[Result]:
@@ -99,9 +120,15 @@ def decide(results: Sequence[Result]) -> tuple[str, dict[str, tuple[float, float
     return max(allowed, key=lambda recipe: table[recipe][0], default=""), table  # type: ignore[return-value]
 
 
-def write(folder: Path) -> int:
-    """Write learning.csv, shares.png and report.md; 1 where there are no results."""
-    results = read(folder)
+def write(folder: Path, known: Sequence[Result] = ()) -> int:
+    """Write learning.csv, shares.png and report.md; 1 where there are no results.
+
+    Args:
+        folder: Of the study; holds a JSON file per training.
+        known: Results from elsewhere; those in the folder replace equal ones.
+    """
+    found = {tuple(r[k] for k in CELL): r for r in (*known, *read(folder))}
+    results = [found[key] for key in sorted(found)]
     if not results:
         print(f"{folder}: no results")
         return 1
@@ -111,6 +138,7 @@ def write(folder: Path) -> int:
     for r in results:
         row = {k: r[k] for k in FIELDS if k in r} | {"share": f"{share(r):.4f}"}
         row |= {"lowest": f"{min(r['shares']):.4f}", "highest": f"{max(r['shares']):.4f}"} if r["shares"] else {}
+        row |= {k: " ".join(f"{x:.4f}" for x in r.get(k, ())) for k in LISTS}
         writer.writerow({**row, "mAP50-95": f"{r['mAP50-95']:.4f}", "mAP50": f"{r['mAP50']:.4f}"})
     write_text(folder / "learning.csv", buffer.getvalue())
     write_text(folder / "report.md", markdown(results))

@@ -4,7 +4,8 @@
     python benchmarks/learning/study.py weights=yolov8n.pt seeds=5 recipes=lr1,lr10,gain10 shard=1/4
 
 Every training is a process of its own and leaves one JSON file; a second start skips what is there, and several
-machines that share `out` each take a part (`shard=1/4`). At the end, and with `report=1` alone, the results become
+machines that share `out` each take a part (`shard=1/4`). A study can be continued elsewhere from its learning.csv
+(`known=`). At the end, and with `report=1` alone, the results become
 learning.csv, shares.png and report.md. The rule that chooses the default is in report.py, fixed before the study:
 among the recipes for pretrained models whose mean mAP50-95 is not below that of lr1 by more than 0.005, the one with
 the largest mean share.
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -106,11 +107,14 @@ def count_images(data: str) -> int:
 def run(
     weights: Path | None, data: tuple[str, ...], out: Path, blocks: tuple[str, ...], recipes: tuple[str, ...],
     seeds: int, epochs: int, steps: tuple[str, ...], curves: tuple[str, ...], imgsz: int, batch: int, shard: str,
-    keep: bool, dry: bool, report: bool,
+    keep: bool, known: Path | None, dry: bool, report: bool,
 ) -> int:  # fmt: skip
     """Train what is open, then write the report."""
+    if known and not known.is_file():
+        raise UsageError(f"known={known}: no such file. Give the learning.csv of an earlier part of the study.")
+    earlier = reports.read_table(known) if known else []
     if report:
-        return reports.write(out)
+        return reports.write(out, earlier)
     if weights is None or not weights.is_file():
         raise UsageError(f"weights={weights}: no such file. Give the checkpoint of the stock yolov8n.")
     for recipe in (*recipes, *curves):
@@ -122,7 +126,8 @@ def run(
     index, _, total = shard.partition("/")
     mine = cells[int(index) - 1 :: int(total or 1)]
     out.mkdir(parents=True, exist_ok=True)
-    still = [c for c in mine if not (out / f"{c.name}.json").is_file()]
+    there = {tuple(r[k] for k in reports.CELL) for r in earlier}
+    still = [c for c in mine if astuple(c) not in there and not (out / f"{c.name}.json").is_file()]
     print(f"{len(cells)} trainings, {len(mine)} in this shard, {len(still)} open")
     if dry:
         return 0
@@ -132,7 +137,7 @@ def run(
         good = run_cell(cell, files[cell.data], str(weights.resolve()), out, arguments, keep)
         bad += not good
         print(f"{i}/{len(still)} {cell.name}: {'done' if good else 'FAILED'}", flush=True)
-    return reports.write(out) or int(bad > 0)
+    return reports.write(out, earlier) or int(bad > 0)
 
 
 COMMAND = Command(
@@ -152,6 +157,7 @@ COMMAND = Command(
     Argument("batch", "images per step", whole(1), 8),
     Argument("shard", "this process's part of the trainings", default="1/1"),
     Argument("keep", "keep every training's last.pt in out/weights, for benchmarks/claims", SWITCH, False),
+    Argument("known", "learning.csv of an earlier part of the study; its trainings are not repeated", PATH),
     Argument("dry", "only count the trainings", SWITCH, False),
     Argument("report", "only write the report", SWITCH, False),
 )
