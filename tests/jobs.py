@@ -49,6 +49,35 @@ def python(code: str, *arguments: str | Path, cwd: Path, ok: bool = True, **env:
     return run(sys.executable, "-c", code, *arguments, cwd=cwd, ok=ok, **env)
 
 
+#: Launcher of DDP, its temporary file and its child, with a world of one; CPUs have no more.
+DDP = """
+import os, subprocess, sys
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import dist
+name, data, weights = sys.argv[1:]
+overrides = dict(model=name, data=data, imgsz=64, epochs=1, batch=4, workers=0, plots=False, device="cpu",
+                 project=os.getcwd(), name="ddp")
+if weights:
+    overrides["pretrained"] = weights
+trainer = DetectionTrainer(overrides=overrides)
+if weights:
+    model = YOLO(name).load(weights).model
+    trainer.model = trainer.get_model(weights=model, cfg=model.yaml)
+trainer.world_size = 1
+command, file = dist.generate_ddp_command(trainer)
+try:
+    subprocess.run(command, check=True)
+finally:
+    dist.ddp_cleanup(trainer, str(file))
+"""
+
+
+def train_in_ddp_child(model: str, data: str, cwd: Path, weights: str = "", **env: str) -> str:
+    """One epoch in the child process that Ultralytics starts for DDP; returns what it printed."""
+    return python(DDP, model, data, weights, cwd=cwd, **env)
+
+
 def tiny_dataset(folder: Path, task: str = "detect", train: int = 8, val: int = 4) -> str:
     """A dozen generated images, and the `data=` argument that names them."""
     from yolo_attn import shapes

@@ -6,30 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
-from jobs import python, short, yolo
+from jobs import python, short, train_in_ddp_child, yolo
 
 pytestmark = pytest.mark.slow
 
 STOCK = "from ultralytics import YOLO; YOLO('yolov8n.yaml').save('stock.pt')"
-
-#: The launcher of DDP, its temporary file and its child, with a world of one; CPUs have no more.
-DDP = """
-import os, subprocess, sys
-from ultralytics import YOLO
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import dist
-model = YOLO("yolov8n-sk.yaml").load("stock.pt")
-overrides = dict(model="yolov8n-sk.yaml", data=sys.argv[1], imgsz=64, epochs=1, batch=4, workers=0, plots=False,
-                 device="cpu", project=os.getcwd(), name="ddp", pretrained="stock.pt")
-trainer = DetectionTrainer(overrides=overrides)
-trainer.model = trainer.get_model(weights=model.model, cfg=model.model.yaml)
-trainer.world_size = 1
-command, file = dist.generate_ddp_command(trainer)
-try:
-    subprocess.run(command, check=True)
-finally:
-    dist.ddp_cleanup(trainer, str(file))
-"""
 
 TUNE = """
 import os, sys
@@ -69,7 +50,13 @@ def test_the_command_line(tiny_data: str, tmp_path: Path, factor: int) -> None:
     assert f"train at {factor} times the learning rate" in text and "blocks contribute" in text
 
 
-@pytest.mark.parametrize("code", [DDP, TUNE, SEVERAL], ids=["ddp", "tune", "several datasets"])
+def test_the_ddp_child(tiny_data: str, tmp_path: Path) -> None:
+    python(STOCK, cwd=tmp_path)
+    train_in_ddp_child("yolov8n-sk.yaml", tiny_data, tmp_path, weights="stock.pt")
+    assert factors(tmp_path) == [{1, 10}]
+
+
+@pytest.mark.parametrize("code", [TUNE, SEVERAL], ids=["tune", "several datasets"])
 def test_child_processes(tiny_data: str, tmp_path: Path, code: str) -> None:
     python(STOCK, cwd=tmp_path)
     if "not in this release" in python(code, tiny_data, cwd=tmp_path):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import clean_environment, python, short, tiny_dataset, yolo
+from jobs import clean_environment, python, short, tiny_dataset, train_in_ddp_child, yolo
 
 pytestmark = pytest.mark.slow
 
@@ -21,22 +21,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_ddp_child_finds_yaml_and_blocks(data: str, tmp_path: Path) -> None:
-    """Launcher, temporary file, start-up hook and YAML lookup, with a world of one; CPUs have no more."""
-    code = """
-import os, subprocess, sys
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import dist
-overrides = dict(model="yolov8n-sam.yaml", data=sys.argv[1], imgsz=64, epochs=1, batch=4, workers=0, plots=False,
-                 device="cpu", project=os.getcwd(), name="ddp")
-trainer = DetectionTrainer(overrides=overrides)
-trainer.world_size = 1
-command, file = dist.generate_ddp_command(trainer)
-try:
-    subprocess.run(command, check=True)
-finally:
-    dist.ddp_cleanup(trainer, str(file))
-"""
-    python(code, data, cwd=tmp_path)
+    """Launcher, temporary file, start-up hook and YAML lookup."""
+    train_in_ddp_child("yolov8n-sam.yaml", data, tmp_path)
     best = next(tmp_path.rglob("best.pt"))
     python("import sys; from ultralytics import YOLO; YOLO(sys.argv[1])", best, cwd=tmp_path)
 
