@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -227,3 +228,12 @@ def claims(blocks: tuple[str, ...] = ()) -> str:
             lines.append(f"| {r['text']} ({r['source']}) | {measured} | {r['n']} | {share} | {verdict} |")
         lines.append("")
     return "\n".join(lines).strip() or "Not measured yet."
+
+
+def study() -> str:
+    """The study of learning rates of new blocks (benchmarks/learning), by dataset, and its verdict."""
+    sys.path.insert(0, str(ROOT / "benchmarks" / "learning"))
+    import report
+
+    results = report.read_table(RESULTS / "learning.csv")
+    return report.markdown(results).strip() if results else "Not measured yet."

@@ -36,21 +36,29 @@ def test_the_default_is_the_largest_share_within_the_margin(study) -> None:
         result("gain10", 0.695, [0.20, 0.20]),  # a loss of exactly the margin is allowed
         result("lr30", 0.694, [0.30, 0.40]),
     ]
-    winner, table = study.reports.decide(found)
+    winner, table = study.reports.decide(found, 1)
     assert winner == "gain10"
     assert table["lr10"] == pytest.approx((0.15, -0.003)) and table["lr30"][1] == pytest.approx(-0.006)
 
 
 def test_models_from_scratch_and_the_stock_model_do_not_compete(study) -> None:
     found = [result("lr1", 0.5, [0.01]), result("scratch-lr10", 0.9, [0.9]), result("stock", 0.9, [])]
-    assert study.reports.decide(found)[0] == "lr1"
-    assert "| stock | 1 | - | 0.900 | - |" in study.reports.markdown(found)
+    assert study.reports.decide(found, 1)[0] == "lr1"
+    assert "| stock | 1 | 1 | - | 0.900 | - |" in study.reports.markdown(found)
+
+
+def test_a_default_needs_five_seeds_and_a_lossless_start(study) -> None:
+    found = [result(recipe, 0.5, [share], seed=i) for recipe, share in (("lr1", 0.01), ("lr10", 0.1)) for i in range(5)]
+    found += [result("lr30", 0.5, [0.3], seed=i) for i in range(4)]
+    found += [result("gamma0.1", 0.5, [0.4], seed=i) for i in range(5)]
+    assert study.reports.decide(found)[0] == "lr10"
+    assert study.reports.decide([r for r in found if r["seed"] < 4])[0] == ""
 
 
 def test_cells_without_a_baseline_do_not_count(study) -> None:
     found = [result("lr1", 0.5, [0.01]), result("lr10", 0.5, [0.1]), result("lr10", 0.0, [0.9], seed=1)]
-    assert study.reports.decide(found)[1]["lr10"] == pytest.approx((0.1, 0.0))
-    assert study.reports.decide([result("lr10", 0.5, [0.1])])[0] == ""
+    assert study.reports.decide(found, 1)[1]["lr10"] == pytest.approx((0.1, 0.0))
+    assert study.reports.decide([result("lr10", 0.5, [0.1])], 1)[0] == ""
 
 
 def test_the_interval_is_that_of_a_paired_t_test(study) -> None:

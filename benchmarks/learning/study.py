@@ -8,7 +8,7 @@ machines that share `out` each take a part (`shard=1/4`). A study can be continu
 (`known=`). At the end, and with `report=1` alone, the results become
 learning.csv, shares.png and report.md. The rule that chooses the default is in report.py, fixed before the study:
 among the recipes for pretrained models whose mean mAP50-95 is not below that of lr1 by more than 0.005, the one with
-the largest mean share.
+the largest mean share. Only recipes that leave the model as it was before the first step, with five seeds, can win.
 """
 
 from __future__ import annotations
