@@ -5,8 +5,8 @@
 
 Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
 docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-README.zh-CN.md, docs/bench.md, docs/reliability.md, docs/claims.md and the pages of the papers, the parts between
-markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
+README.zh-CN.md, docs/bench.md, docs/reliability.md, docs/claims.md, docs/fine-tuning.md and the pages of the papers, the parts
+between markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def documents() -> dict[Path, str]:
         "docs/bench.md": {"measured blocks": measured.blocks, "measured models": measured.models},
         "docs/reliability.md": {"counted": measured.reliability},
         "docs/claims.md": {"claims": measured.claims},
+        "docs/fine-tuning.md": {"study": measured.study},
         **{f"docs/{page}.md": {"cost": partial(cost_table, page)} for page in PAGES},
     }
     for page, blocks_of_page in CLAIMED.items():

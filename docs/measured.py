@@ -148,13 +148,14 @@ def cost(sentences: str) -> str:
 
 
 def closed() -> str:
-    """Shares of blocks that were trained at the rate of the pretrained layers, from the study's first trainings."""
-    path = newest("learning-*.csv")
-    found = [r for r in rows(path) if r["recipe"] == "lr1"]
+    """Shares of blocks that were trained at the rate of the pretrained layers, in the study."""
+    path = RESULTS / "learning.csv"
+    found = [r for r in rows(path) if (r["data"], r["recipe"], r["steps"]) == ("shapes", "lr1", "300") and r["lowest"]]
+    seeds = len({r["seed"] for r in found})
     low, high = min(float(r["lowest"]) for r in found), max(float(r["highest"]) for r in found)
     return (
         f"Trained like that for {found[0]['steps']} steps, the rows of the five models contribute {low:.1%} to "
-        f"{high:.1%} of the signal\n([CSV](../benchmarks/results/{path.name}), one seed)"
+        f"{high:.1%} of the signal\n([CSV](../benchmarks/results/{path.name}), {seeds} seed{'s' * (seeds > 1)})"
     )
 
 
