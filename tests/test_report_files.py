@@ -85,22 +85,19 @@ def test_the_paper_folder_has_tables_methods_and_the_papers_of_the_blocks(tmp_pa
         assert part in bib
 
 
-def test_every_paper_has_an_entry_with_authors_which_the_documentation_shows(tmp_path: Path) -> None:
+def test_every_paper_has_an_entry_with_authors_which_the_documentation_shows() -> None:
     papers = {b.paper: b.name for b in registry.list_blocks() if b.title}
-    plan = fabricate(tmp_path, 0).read_plan()
     d = {"backbone": [[-1, 1, name, []] for name in papers.values()]}
-    entries = text.bibtex(replace(plan, models=(replace(plan.models[0], d=d),))).strip().split("\n\n")
+    entries = text.bibtex([d]).strip().split("\n\n")
     assert len(entries) == len(papers) and all(re.search(r"^  author +=", entry, re.MULTILINE) for entry in entries)
     docs = "\n".join(f.read_text(encoding="utf-8") for f in (Path(__file__).parents[1] / "docs").glob("*.md"))
     assert [e for e in entries if e not in docs] == []
 
 
-def test_a_block_of_another_package_has_its_title_and_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_of_another_package_has_its_title_and_link(monkeypatch: pytest.MonkeyPatch) -> None:
     own = replace(registry.get("SAM"), name="Own", title="A 100% Paper, X 2026", paper="https://example.org/a")
     monkeypatch.setattr(registry, "get", lambda name: own)
-    plan = fabricate(tmp_path, 0).read_plan()
-    models = (replace(plan.models[0], d={"backbone": [[-1, 1, "Own", []]]}),)
-    assert text.bibtex(replace(plan, models=models)) == (
+    assert text.bibtex([{"backbone": [[-1, 1, "Own", []]]}]) == (
         "@misc{Own,\n  title = {A 100\\% Paper, X 2026},\n  url = {https://example.org/a}\n}\n"
     )
 

@@ -1,4 +1,4 @@
-"""Average precision by size of objects, and predictions for images of the report, from a validator's results."""
+"""Boxes of a validation: labels and predictions in COCO's form, and average precision by size of objects."""
 
 from __future__ import annotations
 
@@ -7,16 +7,79 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 #: COCO's bounds on an object's area in pixels of the image file.
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+
+
+class Boxes(NamedTuple):
+    """Labels and predictions of a validation, as pycocotools takes them.
+
+    Attributes:
+        files: The images; the first has the number 1 in `image_id`.
+        shapes: Width and height of each image.
+        labels: id, image_id, category_id (class plus 1), bbox (left, top, width, height), area, iscrowd.
+        predictions: image_id, category_id, bbox, score.
+    """
+
+    files: list[str]
+    shapes: list[tuple[int, int]]
+    labels: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+
+    def resized(self, imgsz: int) -> Boxes:
+        """The same in pixels of the model's input, where the longer side of an image has `imgsz`."""
+        factors = [imgsz / max(shape) for shape in self.shapes]
+
+        def of(box: dict[str, Any]) -> dict[str, Any]:
+            edges = [edge * factors[box["image_id"] - 1] for edge in box["bbox"]]
+            return {**box, "bbox": edges, "area": edges[2] * edges[3]}
+
+        shapes = [(round(w * f), round(h * f)) for (w, h), f in zip(self.shapes, factors, strict=True)]
+        return Boxes(self.files, shapes, list(map(of, self.labels)), list(map(of, self.predictions)))
 
 
 def _image_id(file: str) -> int | str:
     """The name of an image in Ultralytics' predictions."""
     stem = Path(file).stem
     return int(stem) if stem.isnumeric() else stem
+
+
+def boxes_of(validator: Any) -> Boxes | None:
+    """Labels and predictions of a validation, in pixels of the image files.
+
+    Args:
+        validator: Of Ultralytics, after a validation with save_json.
+
+    Returns:
+        None where names of images are ambiguous: a prediction names its image without folder and suffix.
+    """
+    from PIL import Image
+    from ultralytics.data.utils import exif_size
+
+    found = validator.dataloader.dataset.labels
+    ids = {_image_id(label["im_file"]): i + 1 for i, label in enumerate(found)}
+    if len(ids) < len(found):
+        return None
+    shapes: list[tuple[int, int]] = []
+    labels: list[dict[str, Any]] = []
+    for number, label in enumerate(found, 1):
+        with Image.open(label["im_file"]) as image:  # rectangular validation takes "shape" out of the labels
+            width, height = exif_size(image)
+        shapes.append((width, height))
+        for c, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            of_object = {"category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            labels.append({"id": len(labels) + 1, "image_id": number, **of_object})
+    classes = _classes(validator)
+    predictions = [
+        {"image_id": ids[p["image_id"]], "category_id": classes[p["category_id"]] + 1, "bbox": p["bbox"]}
+        | {"score": p["score"]}
+        for p in validator.jdict
+        if p["image_id"] in ids
+    ]
+    return Boxes([label["im_file"] for label in found], shapes, labels, predictions)
 
 
 def by_size(validator: Any) -> dict[str, dict[str, float]]:
@@ -28,49 +91,51 @@ def by_size(validator: Any) -> dict[str, dict[str, float]]:
     Returns:
         Size -> objects: their number, and metrics where there are any; empty where names of images are ambiguous.
     """
-    from PIL import Image
+    boxes = boxes_of(validator)
+    return {} if boxes is None else average_precision(boxes)
+
+
+def average_precision(boxes: Boxes) -> dict[str, dict[str, float]]:
+    """mAP50-95 and mAP50 for small, medium and large objects, by COCO's definition, with pycocotools.
+
+    Args:
+        boxes: Areas are measured in their pixels.
+
+    Returns:
+        Size -> objects: their number, and metrics where there are any.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-    from ultralytics.data.utils import exif_size
 
-    labels = validator.dataloader.dataset.labels
-    ids = {_image_id(label["im_file"]): i + 1 for i, label in enumerate(labels)}
-    if len(ids) < len(labels):
-        return {}
-    annotations: list[dict[str, Any]] = []
-    for number, label in enumerate(labels, 1):
-        with Image.open(label["im_file"]) as image:  # rectangular validation takes "shape" out of the labels
-            width, height = exif_size(image)
-        for c, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            of_object = {"category_id": validator.class_map[int(c)], "bbox": box, "area": box[2] * box[3]}
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **of_object})
-    counts = {s: sum(low <= a["area"] < high for a in annotations) for s, (low, high) in SIZES.items()}
+    counts = {s: sum(low <= a["area"] < high for a in boxes.labels) for s, (low, high) in SIZES.items()}
     found: dict[str, dict[str, float]] = {size: {"objects": n} for size, n in counts.items()}
-    predictions = [{**p, "image_id": ids[p["image_id"]]} for p in validator.jdict if p["image_id"] in ids]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
             "info": {},
-            "images": [{"id": i + 1} for i in range(len(labels))],
-            "annotations": annotations,
-            "categories": [{"id": c} for c in sorted({a["category_id"] for a in annotations})],
+            "images": [{"id": i + 1} for i in range(len(boxes.files))],
+            "annotations": [dict(a) for a in boxes.labels],  # pycocotools adds to them
+            "categories": [{"id": c} for c in sorted({a["category_id"] for a in boxes.labels})],
         }
         truth.createIndex()
-        if predictions:
-            boxes = [{k: p[k] for k in ("image_id", "category_id", "bbox", "score")} for p in predictions]
-            judge = COCOeval(truth, truth.loadRes(boxes), "bbox")
+        if boxes.predictions:
+            judge = COCOeval(truth, truth.loadRes([dict(p) for p in boxes.predictions]), "bbox")
             judge.params.areaRng = [[0, 1e10], *([low, high] for low, high in SIZES.values())]
             judge.params.areaRngLbl = ["all", *SIZES]
             judge.evaluate()
             judge.accumulate()
     for index, size in enumerate(SIZES, 1):
         if counts[size]:
-            table = judge.eval["precision"][:, :, :, index, -1] if predictions else None  # IoU, recall, class
+            table = judge.eval["precision"][:, :, :, index, -1] if boxes.predictions else None  # IoU, recall, class
             for key, part in (("mAP50-95", slice(None)), ("mAP50", slice(0, 1))):
                 kept = table[part][table[part] > -1] if table is not None else None
                 found[size][key] = float(kept.mean()) if kept is not None and len(kept) else 0.0
     return found
+
+
+def _classes(validator: Any) -> dict[int, int]:
+    """Category in Ultralytics' predictions -> class; the first of classes that share a category."""
+    return {v: i for i, v in reversed(list(enumerate(getattr(validator, "class_map", []))))}
 
 
 def predictions(validator: Any, images: Sequence[str], least: float) -> dict[str, list[list[float]]]:
@@ -78,7 +143,7 @@ def predictions(validator: Any, images: Sequence[str], least: float) -> dict[str
 
     Boxes are class, confidence, left, top, right, bottom, in pixels of the image file.
     """
-    classes = {v: i for i, v in reversed(list(enumerate(getattr(validator, "class_map", []))))}
+    classes = _classes(validator)
     found: dict[str, list[list[float]]] = {os.path.basename(i): [] for i in images}
     wanted = {_image_id(name): name for name in found}
     for p in getattr(validator, "jdict", []):

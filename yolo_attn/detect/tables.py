@@ -31,6 +31,8 @@ FIRST = {
 VERSUS = (*NUMBERS, "verdict", "why")
 #: What a cell shows where nothing is known.
 NOTHING = "\N{EN DASH}"
+#: The verdict of a cell with the best value of its column.
+BEST = "best"
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 

@@ -39,6 +39,11 @@ def network(model: Any, device: Any = None) -> nn.Module:
     return net if device is None else net.to(device)
 
 
+def short_name(path: Path) -> str:
+    """What a model file is called: its stem; for `run/weights/best.pt`, the run's name with it."""
+    return f"{path.parent.parent.name}/{path.stem}" if path.parent.name == "weights" else path.stem
+
+
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own mode is back afterwards."""

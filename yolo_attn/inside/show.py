@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..atomic import write_bytes, write_text
 from ..errors import UsageError
 from ..registry import suggest
 from . import inputs
 from .analyses import ANALYSES
 from .analysis import Image, Subject
-from .canvas import FORMATS, rendered
-from .gallery import page
+from .gallery import Section, write
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,22 +49,11 @@ class Shown:
         Args:
             folder: Created if missing; files of the same names are replaced.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written, pngs = [], {}
-        for name, figure in self.figures.items():
-            for format in FORMATS:
-                data = rendered(figure, format)
-                written.append(folder / f"{name}.{format}")
-                write_bytes(written[-1], data)
-                if format == "png":
-                    pngs[name] = data
-            written.append(folder / f"{name}.csv")
-            write_text(written[-1], self.tables[name].write_csv())
-            written.append(folder / f"{name}.txt")
-            write_text(written[-1], self.captions[name] + "\n")
-        write_text(folder / "index.html", page(self, pngs, {name: a.title for name, a in ANALYSES.items()}))
-        return [folder / "index.html", *written]
+        sections = [
+            Section(name, ANALYSES[name].title, self.headlines[name], figure, self.captions[name], self.tables[name])
+            for name, figure in self.figures.items()
+        ]
+        return write(folder, "Inside the model", sections, self.skipped)
 
 
 def show(
@@ -158,7 +145,7 @@ def _named(models: Sequence[Any], weights: str | Path | None, device: Any) -> di
     for model in models:
         name = ""
         if isinstance(model, (str, Path)):
-            path, name = Path(model), _short(Path(model))
+            path, name = Path(model), inputs.short_name(Path(model))
             if path.suffix in (".yaml", ".yml"):
                 if weights is None:
                     raise UsageError(
@@ -172,11 +159,6 @@ def _named(models: Sequence[Any], weights: str | Path | None, device: Any) -> di
         count = sum(n == name or n.startswith(f"{name} (") for n in found)
         found[f"{name} ({count + 1})" if count else name] = net
     return found
-
-
-def _short(path: Path) -> str:
-    """The file's stem; for `run/weights/best.pt`, the run's name with it."""
-    return f"{path.parent.parent.name}/{path.stem}" if path.parent.name == "weights" else path.stem
 
 
 def _setup(subject: Subject) -> str:

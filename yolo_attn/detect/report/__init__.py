@@ -52,7 +52,7 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
         pictures = _draw(results, folder)
         files = {"report.html": page.html(shown, results, folder), "report.md": text.report(shown, pictures)}
         files |= {f"{name}.csv": frame.write_csv() for name, frame in tables.frames(results).items()}
-        paper = {"methods.tex": text.tex(text.methods(results)) + "\n", "blocks.bib": text.bibtex(plan)}
+        paper = {"methods.tex": text.tex(text.methods(results)) + "\n", "blocks.bib": text.bibtex(m.d for m in plan.models)}
         for stem, data in zip(text.stems(pictures), shown["datasets"], strict=True):
             for table in data["tables"]:
                 name = f"{stem}-{table.title.split()[0].lower()}"

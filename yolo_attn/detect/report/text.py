@@ -10,10 +10,10 @@ from itertools import zip_longest
 from typing import Any
 
 from ... import registry
-from ..plan import CONTROL, Plan
+from ..plan import CONTROL
 from ..sentences import listed, plural
 from ..statistics import BETTER, ENOUGH, RESAMPLES, WORSE
-from ..tables import NOTHING, Cell, Table
+from ..tables import BEST, NOTHING, Cell, Table
 
 #: How a verdict comes about, for readers.
 RULE = (
@@ -86,14 +86,14 @@ def tex(text: Any) -> str:
 
 
 def latex(table: Table, caption: str, label: str) -> str:
-    """A table in the style of booktabs, with notes in a second line; better and worse are bold."""
+    """A table in the style of booktabs, with notes in a second line; better, worse and best are bold."""
 
     def line(texts: Iterable[str]) -> str:
         return " & ".join(texts) + r" \\"
 
     def bold(cell: Cell) -> str:
         text = tex(cell.text or cell.verdict)
-        return rf"\textbf{{{text}}}" if cell.verdict in (BETTER, WORSE) else text
+        return rf"\textbf{{{text}}}" if cell.verdict in (BETTER, WORSE, BEST) else text
 
     body, rows = [], [[cell for _, cell in row] for row in table.rows]
     for row in rows:
@@ -143,14 +143,18 @@ def described(data: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def bibtex(plan: Plan) -> str:
-    """The papers of the blocks in the models: entries of papers.bib, and of others what their registration has."""
+def bibtex(models: Iterable[Mapping[str, Any]]) -> str:
+    """The papers of the blocks in models: entries of papers.bib, and of others what their registration has.
+
+    Args:
+        models: Their parsed YAMLs.
+    """
     entries = files(__package__).joinpath("papers.bib").read_text(encoding="utf-8").strip().split("\n\n")
     known = {
         re.sub(r"[{}]", "", entry.partition("title")[2].partition("\n")[0]).strip(" =,"): entry for entry in entries
     }
     found: dict[str, str] = {}
-    for name in (row[2] for m in plan.models for part in ("backbone", "head") for row in m.d.get(part, ())):
+    for name in (row[2] for d in models for part in ("backbone", "head") for row in d.get(part, ())):
         block = registry.get(name) if isinstance(name, str) else None
         if block and block.title:
             title = block.title.rpartition(", ")[0] or block.title
