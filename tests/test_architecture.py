@@ -14,6 +14,7 @@ LAYERS = (
     ("__main__",),
     ("commands",),
     ("loading",),
+    ("comparison",),
     ("card", "checks", "detect", "inside", "patches", "training"),
     ("official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),

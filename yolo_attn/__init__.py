@@ -19,6 +19,7 @@ if not (_here / "cfg").is_dir():  # a checkout: cfg/ and patches/ lie beside the
 from .registry import Block, RegistryError, list_blocks, register  # noqa: E402
 
 if TYPE_CHECKING:
+    from .comparison.compare import compare
     from .inside.drawing import draw
     from .inside.gates import gates
     from .inside.show import show
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "block_lr": "yolo_attn.training.block_lr:block_lr",
     "build_yaml": "yolo_attn.yamls:build_yaml",
+    "compare": "yolo_attn.comparison.compare:compare",
     "draw": "yolo_attn.inside.drawing:draw",
     "gates": "yolo_attn.inside.gates:gates",
     "show": "yolo_attn.inside.show:show",
@@ -41,6 +43,7 @@ __all__ = [
     "__version__",
     "block_lr",
     "build_yaml",
+    "compare",
     "draw",
     "gates",
     "list_blocks",

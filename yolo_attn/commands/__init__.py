@@ -37,6 +37,7 @@ COMMANDS = {
     "check": ("yolo_attn.commands.check:COMMAND", "check a block, yours or ours: my_blocks.py:MyBlock"),
     "new block": ("yolo_attn.commands.new_block:COMMAND", "write a commented starting file for a block, with its test"),
     "show": ("yolo_attn.commands.show:COMMAND", "figures and numbers of what the blocks of a trained model do"),
+    "compare": ("yolo_attn.commands.compare:COMMAND", "what trained models get right differently: models=a.pt,b.pt"),
     "draw": ("yolo_attn.commands.draw:COMMAND", "a model's rows and connections as SVG, PDF or PNG"),
     "doctor": ("yolo_attn.commands.doctor:COMMAND", "check that plain `yolo` sees the blocks"),
 }

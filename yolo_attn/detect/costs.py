@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -47,7 +46,7 @@ def measure(plan: Plan, seconds: float = SECONDS) -> dict[str, Any]:
     """
     import torch
 
-    from ..measure.conditions import Conditions, device_name
+    from ..measure.conditions import Conditions, busy, device_name
     from ..measure.model import folded, onnx_call
     from ..measure.timing import interleave
     from .models import build
@@ -56,11 +55,9 @@ def measure(plan: Plan, seconds: float = SECONDS) -> dict[str, Any]:
     imgsz = -(-int(plan.arguments.get("imgsz", 640)) // 32) * 32  # as Ultralytics rounds it
     setup = {"device": device_name(conditions.device), "threads": 1, "imgsz": imgsz, "torch": torch.__version__}
     remarks: list[str] = []
-    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if load > cores / 2:
+    if load := busy():
         remarks.append(
-            f"Latency was measured while the machine was busy (load {load:.1f} on {cores} cores): the times are too "
-            f"long. Delete {FILE} and write the report again when it is idle."
+            f"Latency was measured while the machine was busy ({load}): the times are too long. Delete {FILE} and write the report again when it is idle."
         )
     missing = [m for m in ("onnx", "onnxruntime") if importlib.util.find_spec(m) is None]
     if missing:

@@ -20,7 +20,9 @@ FORMATS = ("png", "svg", "pdf")
 STYLE: Any = {"font.size": 8, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "yolo_attn"}
 
 
-def axes(rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, Any]:
+def axes(
+    rows: int, columns: int, height: float, width: float = WIDTH, ratios: Sequence[float] | None = None
+) -> tuple[Figure, Any]:
     """A figure of `rows` x `columns` plots.
 
     Args:
@@ -28,13 +30,14 @@ def axes(rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[
         columns: Columns of plots.
         height: Of the whole figure, in inches.
         width: Of the whole figure, in inches.
+        ratios: Heights of the rows in relation to each other; by default all are the same.
 
     Returns:
         The figure; its axes as an array (rows, columns).
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+        return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=ratios)
 
 
 def plot(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
@@ -44,19 +47,22 @@ def plot(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
     return figure, grid[0, 0]
 
 
-def pictures(images: Sequence[Sequence[Any]], rows: Sequence[str], columns: Sequence[str], **options: Any) -> Figure:
+def pictures(
+    images: Sequence[Sequence[Any]], rows: Sequence[str], columns: Sequence[str], largest: float = 1.5, **options: Any
+) -> Figure:
     """A grid of pictures with a label at each row and column.
 
     Args:
         images: Rows of arrays, (H, W) or (H, W, 3); None leaves a place empty.
         rows: Labels at the left.
         columns: Labels at the top.
+        largest: Width of a picture in inches, at most.
         **options: For `imshow`.
     """
-    side = min(1.5, (WIDTH - 0.6) / max(len(columns), 1))
-    shapes = [i.shape for row in images for i in row if i is not None]
-    tall = max((h / w for h, w, *_ in shapes), default=1)
-    figure, grid = axes(len(rows), len(columns), 0.3 + len(rows) * (side * tall + 0.06), 0.6 + side * len(columns))
+    side = min(largest, (WIDTH - 0.6) / max(len(columns), 1))
+    tall = [max((i.shape[0] / i.shape[1] for i in row if i is not None), default=1) for row in images]
+    height = 0.3 + sum(side * t + 0.06 for t in tall)
+    figure, grid = axes(len(rows), len(columns), height, 0.6 + side * len(columns), tall)
     for i, row in enumerate(images):
         for j, image in enumerate(row):
             ax = grid[i, j]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import re
 from collections.abc import Iterator
@@ -115,6 +116,12 @@ class Conditions:
                 yield
         finally:
             torch.set_num_threads(before)
+
+
+def busy() -> str:
+    """The load of the machine, such as "load 1.8 on 2 cores", where it is too high for timing; "" where it is not."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    return f"load {load:.1f} on {cores} cores" if load > cores / 2 else ""
 
 
 def read_device(name: str) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
         pictures = _draw(results, folder)
         files = {"report.html": page.html(shown, results, folder), "report.md": text.report(shown, pictures)}
         files |= {f"{name}.csv": frame.write_csv() for name, frame in tables.frames(results).items()}
-        paper = {"methods.tex": text.tex(text.methods(results)) + "\n", "blocks.bib": text.bibtex(m.d for m in plan.models)}
+        paper = {
+            "methods.tex": text.tex(text.methods(results)) + "\n",
+            "blocks.bib": text.bibtex(m.d for m in plan.models),
+        }
         for stem, data in zip(text.stems(pictures), shown["datasets"], strict=True):
             for table in data["tables"]:
                 name = f"{stem}-{table.title.split()[0].lower()}"
@@ -97,8 +101,8 @@ def _measure(store: Store, plan: Plan) -> None:
         write_json(store.folder / costs.FILE, costs.measure(plan))
 
 
-def check_installed() -> None:
-    """Check for the packages of statistics and report, before anything is trained; UsageError where one is missing."""
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+def check_installed(command: str = "bench detect", needed: Mapping[str, str] = NEEDED) -> None:
+    """Check for the packages that a command needs, before anything is computed; UsageError where one is missing."""
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise UsageError(f"bench detect needs {' and '.join(missing)}: pip install 'yolo-attn[bench]'.")
+        raise UsageError(f"{command} needs {' and '.join(missing)}: pip install 'yolo-attn[bench]'.")
