@@ -47,6 +47,8 @@ class Outcome:
 
 def error_types(boxes: Boxes) -> dict[str, float]:
     """AP50 that a model would gain if its errors of one type were corrected, from 0 to 1, by `TYPES` and `TOTALS`."""
+    if not boxes.predictions:  # the library divides by zero; all that is lost is lost by missing
+        return {name: float(name in ("Miss", "FalseNeg")) for name in (*TYPES, *TOTALS)}
     tide, _ = _evaluated(boxes, range(len(boxes.predictions)))
     gains = next(iter(tide.get_main_errors().values())) | next(iter(tide.get_special_errors().values()))
     return {name: float(gains[name]) / 100 for name in (*TYPES, *TOTALS)}

@@ -57,7 +57,8 @@ def measure(plan: Plan, seconds: float = SECONDS) -> dict[str, Any]:
     remarks: list[str] = []
     if load := busy():
         remarks.append(
-            f"Latency was measured while the machine was busy ({load}): the times are too long. Delete {FILE} and write the report again when it is idle."
+            f"Latency was measured while the machine was busy ({load}): the times are too long. Delete {FILE} and "
+            "write the report again when it is idle."
         )
     missing = [m for m in ("onnx", "onnxruntime") if importlib.util.find_spec(m) is None]
     if missing:
