@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import registry
 from ..atomic import write_bytes
 from ..errors import UsageError
-from . import inputs
+from . import detail, inputs
 from .watching import recording
 
 if TYPE_CHECKING:
@@ -126,18 +126,22 @@ def layout(rows: Sequence[Row]) -> tuple[list[Box], dict[int, tuple[float, float
     return [at[row.index] for row in rows], bands
 
 
-def draw(model: Any, out: str | Path | None = None) -> Figure:
+def draw(model: Any, out: str | Path | None = None, *, block: str | None = None, row: int | None = None) -> Figure:
     """Draw a model: its rows with channels and strides, how they are connected, and which are inserted blocks.
+
+    With `block` or `row`, draw the modules and operations inside one block instead.
 
     Args:
         model: A checkpoint's or model YAML's path, a `YOLO`, or the Ultralytics model inside one.
         out: File to write, .svg, .pdf or .png; SVG and PDF hold shapes and text that an editor can change.
+        block: Registered name of an operator or row, such as "HiLo"; the first one in the model, or in `row`.
+        row: Number of a row of the model.
 
     Returns:
         The Matplotlib figure.
 
     Raises:
-        UsageError: The model or the kind of file is not supported.
+        UsageError: The model or the kind of file is not supported, or there is no such block.
     """
     from .canvas import FORMATS, rendered
 
@@ -146,7 +150,10 @@ def draw(model: Any, out: str | Path | None = None) -> Figure:
         raise UsageError(f"out={str(out)!r}: end the name in {', '.join('.' + f for f in FORMATS)}.")
     net: Any = inputs.network(model)
     name = Path(str(model)).name if isinstance(model, (str, Path)) else Path(str(net.yaml.get("yaml_file", ""))).name
-    figure = _figure(rows_of(net), f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
+    if block is not None or row is not None:
+        figure = detail.figure_of(net, name, block, row)
+    else:
+        figure = _figure(rows_of(net), f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
     if out is not None:
         write_bytes(out, rendered(figure, format))
     return figure
