@@ -1,4 +1,4 @@
-"""`what=modulator`: what SMT's modulator holds before and after its aggregation, and each head's context.
+"""`what=modulator`: SMT's modulator before and after its aggregation, each head's context, and how far blocks reach.
 
 Source  Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://arxiv.org/abs/2307.08579, section 3
         and the figures of the modulators
@@ -19,6 +19,7 @@ from ..analysis import Analysis, Found, Subject
 from ..detections import energy_inside, positions_in
 from ..gates import row_of
 from ..watching import label_of, recording, watched
+from . import attention_reach
 
 #: Blocks that are drawn, at most.
 DRAWN = 6
@@ -35,15 +36,20 @@ def head_contexts(mixed_1CHW: Tensor, heads: int) -> list[Tensor]:
 
 
 def compute(subject: Subject) -> Found:
-    """One line per block: share of the magnitude inside the detected boxes before and after the aggregation."""
+    """One line per block: share of the magnitude inside the detected boxes before and after the aggregation, and r.
+
+    SMT's attention blocks have r only.
+    """
     net = subject.net
     operators: dict[str, Any] = watched(net, "modulator", "mixed_conv")
     paths = {
         f"{path}.{part}": getattr(m, part) for path, m in operators.items() for part in ("modulator", "mixed_conv")
     }
+    attentions: dict[str, Any] = watched(net, "attended", "local_conv")
     shares: dict[str, list[tuple[float, ...]]] = {path: [] for path in operators}
+    reaches: dict[str, list[float]] = {path: [] for path in (*operators, *attentions)}
     pictures: dict[str, Any] = {}
-    with recording(paths) as passages:
+    with recording(paths | attentions) as passages:
         for k, image in enumerate(subject.images):
             net(image.x_1CHW)
             boxes, size = subject.detections[k], (image.x_1CHW.shape[2], image.x_1CHW.shape[3])
@@ -51,6 +57,10 @@ def compute(subject: Subject) -> Found:
                 path: [passages[f"{path}.{part}"].y[0].float().abs().mean(0) for part in ("mixed_conv", "modulator")]
                 for path in operators
             }
+            for path, m in operators.items():
+                reaches[path].append(attention_reach.of_modulator(m, passages[f"{path}.mixed_conv"].x))
+            for path, m in attentions.items():
+                reaches[path].append(attention_reach.of_attention(m, passages[path].x))
             for path, (before_HW, after_HW) in maps.items():
                 area = float(positions_in(boxes, tuple(before_HW.shape), size).float().mean())
                 if 0 < area < 1:
@@ -63,10 +73,15 @@ def compute(subject: Subject) -> Found:
                     context = head_contexts(passages[f"{path}.mixed_conv"].y, heads)
                     pictures[label_of(net, path)] = [m.cpu().numpy() for m in (*context, before_HW, after_HW)]
     lines = []
-    for path, values in shares.items():
+    for path, found_r in reaches.items():
+        values = shares.get(path, [])
         means = [sum(column) / len(values) for column in zip(*values, strict=True)] if values else [math.nan] * 3
         line = dict(zip(("boxes_area", "inside_before", "inside_after"), means, strict=True))
-        lines.append({"row": row_of(net, path)[0], "block": label_of(net, path), **line, "images": len(values)})
+        kind = "modulation" if path in operators else "attention"
+        line |= {"relative_receptive_field": sum(found_r) / len(found_r), "images": len(values)}
+        lines.append({"row": row_of(net, path)[0], "block": label_of(net, path), "kind": kind, **line})
+    order = {path: i for i, (path, _) in enumerate(net.named_modules())}
+    lines = [line for _, line in sorted(zip(reaches, lines, strict=True), key=lambda pair: order[pair[0]])]
     table = pl.DataFrame(lines)
     known = table.filter(pl.col("images") > 0).select("boxes_area", "inside_before", "inside_after")
     headline = "nothing was detected, so no share inside boxes was measured"
@@ -74,19 +89,24 @@ def compute(subject: Subject) -> Found:
         area, before, after = (100 * share for share in known.mean().row(0))
         headline = f"inside boxes, which cover {area:.0f} % of the image: {before:.0f} % of the magnitude before the "
         headline += f"aggregation, {after:.0f} % after it (mean over blocks)"
+    reach = table.filter(pl.col("relative_receptive_field").is_not_nan())["relative_receptive_field"].to_list()
+    if reach:
+        headline += f"; relative receptive field {reach[0]:.3f} in the first block, {reach[-1]:.3f} in the last"
     return Found(table, headline, pictures)
 
 
 def draw(found: Found) -> Figure:
     """The first image with detections; per block the context of each head, then both stages."""
-    blocks = canvas.spread(found.table["block"].to_list(), DRAWN)
+    modulations = found.table.filter(pl.col("kind") == "modulation")
+    reach = dict(modulations.select("block", "relative_receptive_field").iter_rows())
+    blocks = canvas.spread(list(reach), DRAWN)
     most = max(len(found.pictures[block]) for block in blocks) - 2
     shown = []
     for block in blocks:
         *heads, before, after = found.pictures[block]
         shown.append([found.pictures["image"], *heads, *[None] * (most - len(heads)), before, after])
     columns = ["image", *(f"head {i}: {3 + 2 * i} x {3 + 2 * i}" for i in range(most)), "before", "after"]
-    return canvas.pictures(shown, blocks, columns, cmap="viridis")
+    return canvas.pictures(shown, [f"{block}\nr = {reach[block]:.3f}" for block in blocks], columns, cmap="viridis")
 
 
 ANALYSIS = Analysis(
@@ -96,5 +116,6 @@ ANALYSIS = Analysis(
     compute,
     draw,
     "Mean magnitude over channels of the context of each head, of all heads together (before the scale-aware "
-    "aggregation) and of the modulator (after it), each in its own colour range (Lin et al. 2023).",
+    "aggregation) and of the modulator (after it), each in its own colour range; r is the relative receptive "
+    "field: mean distance that a position gathers from, by the diagonal of the map (Lin et al. 2023).",
 )
