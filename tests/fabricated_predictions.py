@@ -11,18 +11,19 @@ import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.ops import xywh2xyxy
+
+from yolo_attn.detect.models import read_yaml
 
 
 def fabricate(patch: pytest.MonkeyPatch) -> None:
-    """Let Ultralytics' validator use made predictions; they depend on the model's first weight and on the image."""
+    """Let Ultralytics' validator use made predictions; they depend on the model and on the image."""
     begin, update = DetectionValidator.init_metrics, DetectionValidator.update_metrics
 
     def init_metrics(self: Any, model: Any) -> None:
         begin(self, model)
-        self.seed = int(abs(float(next(model.model.parameters()).detach().double().sum())) * 1e6)
+        first, *others = model.model.parameters()
+        self.seed = int(abs(float(first.detach().double().sum())) * 1e6) + len(others)
 
     def update_metrics(self: Any, preds: Any, batch: dict[str, Any]) -> None:
         update(self, [_made(self, batch, i) for i in range(len(batch["im_file"]))], batch)
@@ -56,7 +57,7 @@ def untrained(folder: Path, name: str, data: str, base: str = "yolov8n.yaml", se
     """A checkpoint of an untrained model for a dataset's classes."""
     torch.manual_seed(seed)
     names = yaml.safe_load(Path(data).read_text())["names"]
-    like = yaml_model_load(check_yaml(base))
+    like = read_yaml(base)[0]
     file = folder / f"{Path(base).stem}-{name}.yaml"
     file.write_text(yaml.safe_dump({**{k: v for k, v in like.items() if k != "yaml_file"}, "nc": len(names)}))
     model = YOLO(file)

@@ -120,15 +120,17 @@ def test_seeds_of_a_model_are_averaged(compared: Compared) -> None:
     sk = compared.runs.filter(pl.col("model") == "sk")
     line = compared.tables["models"].row(1, named=True)
     assert sk["seed"].to_list() == [0, 1] and line["runs"] == 2
+    assert "sk against stock: no interval (one seed" in compared.headlines["models"]
     assert line["mAP50"] == pytest.approx(np.mean(sk["mAP50"].to_list()))
     assert line["mAP50 sd"] == pytest.approx(np.std(sk["mAP50"].to_list(), ddof=1))
     assert compared.tables["models"].row(0, named=True)["mAP50 sd"] is None
 
 
 def test_costs_are_those_of_the_trained_models(compared: Compared, folder: Path) -> None:
-    for line, name in zip(compared.tables["models"].iter_rows(named=True), ("stock", "sk"), strict=True):
-        assert line["parameters"] == sum(p.numel() for p in YOLO(folder / f"{name}.pt").model.parameters())
-        assert line["fps"] == pytest.approx(1000 / line["latency_ms"])
+    stock, sk = compared.tables["models"].iter_rows(named=True)
+    assert stock["parameters"] == sum(p.numel() for p in YOLO(folder / "stock.pt").model.parameters())
+    assert sk["parameters"] > stock["parameters"] and sk["gflops"] > stock["gflops"]
+    assert stock["fps"] == pytest.approx(1000 / stock["latency_ms"])
 
 
 def test_the_table_for_a_paper_marks_the_best_and_the_citations_are_those_of_the_blocks(compared: Compared) -> None:

@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 from torch import nn
+from ultralytics import YOLO
 
 import yolo_attn
+from yolo_attn.inside.analyses import modulators
 from yolo_attn.inside.analyses.attention_reach import mean_distance, of_attention, of_modulator, queries_in
+from yolo_attn.inside.analysis import Image, Subject
 
 
 def test_queries_are_spread_from_corner_to_corner_without_repetition() -> None:
@@ -56,3 +59,17 @@ def test_a_modulator_reaches_as_far_as_the_taps_of_its_kernels(taps: tuple[int, 
     if len(taps) == 2 and 0 in taps:  # at the right edge of the map, one of the taps sees nothing
         edges = -0.5 / 8
     assert found == pytest.approx((steps + edges) / math.hypot(29, 39), rel=1e-5)
+
+
+@torch.no_grad()
+def test_every_block_has_a_value_and_the_pictures_are_those_of_the_image() -> None:
+    net = YOLO("yolov8n-sam.yaml").model.eval()
+    images = tuple(Image(name, torch.rand(1, 3, 64, 96)) for name in ("a", "b"))
+    found = modulators.compute(Subject({"sam": net}, images))
+    assert found.table["block"].to_list() == ["5 SAM", "8 SAM", "18 SAM", "22 SAM"]
+    assert found.table["kind"].unique().to_list() == ["modulation"]
+    assert all(0 < r < 1 for r in found.table["relative_receptive_field"])
+    for block, stride in (("5 SAM", 8), ("8 SAM", 16)):
+        assert {m.shape for m in found.pictures[block]} == {(64 // stride, 96 // stride)}
+    first = modulators.compute(Subject({"sam": net}, images[:1])).pictures["5 SAM"]
+    assert all((a == b).all() for a, b in zip(first, found.pictures["5 SAM"], strict=True))

@@ -31,10 +31,10 @@ class Entry:
 
     @property
     def seeds(self) -> list[int]:
-        """Seed of each checkpoint's training; their positions where one is unknown or two are the same."""
+        """Seed of each checkpoint's training; empty where one is unknown, or where two are the same."""
         arguments = [(getattr(model, "ckpt", None) or {}).get("train_args") or {} for model in self.models]
         found = [int(a["seed"]) for a in arguments if a.get("seed") is not None]
-        return found if len(set(found)) == len(self.models) else list(range(len(self.models)))
+        return found if len(set(found)) == len(self.models) else []
 
     @property
     def nets(self) -> list[Any]:

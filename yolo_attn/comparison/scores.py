@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from ..detect.sizes import Boxes
@@ -70,7 +71,7 @@ class Scores:
         return [
             {"model": e.name, "checkpoint": str(file), "seed": seed, **_scores(run)}
             for e in self.entries
-            for file, seed, run in zip(e.files, e.seeds, self.runs[e.name], strict=True)
+            for file, seed, run in zip_longest(e.files, e.seeds, self.runs[e.name])
         ]
 
     def means(self) -> list[dict[str, Any]]:
@@ -80,7 +81,7 @@ class Scores:
             runs = [_scores(run) for run in self.runs[entry.name]]
             line: dict[str, Any] = {"model": entry.name, "runs": len(runs)}
             for key in runs[0]:
-                values = {seed: v for seed, run in zip(entry.seeds, runs, strict=True) if (v := run[key]) is not None}
+                values = {i: v for i, run in enumerate(runs) if (v := run[key]) is not None}
                 found = spread(values) if values else {"mean": None, "sd": None}
                 line |= {key: found["mean"]} | ({f"{key} sd": found["sd"]} if len(runs) > 1 else {})
             lines.append(line | self.costs[entry.name]._asdict())
@@ -89,7 +90,7 @@ class Scores:
     def differences(self) -> dict[str, dict[str, Any]]:
         """The difference of each further model to the first one in `METRIC`, paired by seed."""
         by_seed = [
-            {seed: run.metrics[METRIC] for seed, run in zip(e.seeds, self.runs[e.name], strict=True)}
+            {seed: run.metrics[METRIC] for seed, run in zip(e.seeds, self.runs[e.name], strict=bool(e.seeds))}
             for e in self.entries
         ]
         return {e.name: paired(ours, by_seed[0]) for e, ours in zip(self.entries[1:], by_seed[1:], strict=True)}

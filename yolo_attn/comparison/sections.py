@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..detect.sentences import listed, plural, signed
+from ..detect.statistics import ENOUGH
 from ..detect.tables import frame_of
 from ..inside.gallery import Section
 from . import changes, figures, outcomes
@@ -41,12 +42,13 @@ def _models(scores: Scores) -> Section:
     ranking = ", ".join(f"{line['model']} {line[METRIC]:.3f}" for line in order)
     headline = f"{METRIC}: {ranking}."
     for name, found in scores.differences().items():
-        first = scores.names[0]
+        against = f" {name} against {scores.names[0]}"
         if found["t_low"] is None:
-            headline += f" {name} against {first}: {found['why'] or 'no interval'}."
+            headline += f"{against}: no interval ({found['why']})."
         else:
             interval = f"{signed(found['t_low'])} to {signed(found['t_high'])}"
-            headline += f" {name} against {first}: {signed(found['mean'])} (95 % interval {interval})."
+            few = f", preliminary with {plural(found['n'], 'seed')}" if found["n"] < ENOUGH else ""
+            headline += f"{against}: {signed(found['mean'])} (95 % interval {interval}{few})."
     runs = scores.of_runs()
     values = {
         key: {n: [r[key] for r in runs if r["model"] == n and r[key] is not None] for n in scores.names}

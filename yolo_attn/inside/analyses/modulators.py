@@ -23,6 +23,8 @@ from . import attention_reach
 
 #: Blocks that are drawn, at most.
 DRAWN = 6
+#: Characters of a block's name in the figure, at most; a longer one begins with dots.
+LABEL = 24
 
 
 def missing(net: nn.Module) -> str:
@@ -49,29 +51,29 @@ def compute(subject: Subject) -> Found:
     shares: dict[str, list[tuple[float, ...]]] = {path: [] for path in operators}
     reaches: dict[str, list[float]] = {path: [] for path in (*operators, *attentions)}
     pictures: dict[str, Any] = {}
-    with recording(paths | attentions) as passages:
-        for k, image in enumerate(subject.images):
+    for image, boxes in zip(subject.images, subject.detections, strict=True):
+        with recording(paths | attentions) as passages:
             net(image.x_1CHW)
-            boxes, size = subject.detections[k], (image.x_1CHW.shape[2], image.x_1CHW.shape[3])
-            maps = {
-                path: [passages[f"{path}.{part}"].y[0].float().abs().mean(0) for part in ("mixed_conv", "modulator")]
-                for path in operators
-            }
-            for path, m in operators.items():
-                reaches[path].append(attention_reach.of_modulator(m, passages[f"{path}.mixed_conv"].x))
-            for path, m in attentions.items():
-                reaches[path].append(attention_reach.of_attention(m, passages[path].x))
+        size = image.x_1CHW.shape[2], image.x_1CHW.shape[3]
+        maps = {
+            path: [passages[f"{path}.{part}"].y[0].float().abs().mean(0) for part in ("mixed_conv", "modulator")]
+            for path in operators
+        }
+        for path, m in operators.items():
+            reaches[path].append(attention_reach.of_modulator(m, passages[f"{path}.mixed_conv"].x))
+        for path, m in attentions.items():
+            reaches[path].append(attention_reach.of_attention(m, passages[path].x))
+        for path, (before_HW, after_HW) in maps.items():
+            area = float(positions_in(boxes, tuple(before_HW.shape), size).float().mean())
+            if 0 < area < 1:
+                found = tuple(energy_inside(m, boxes, size) for m in (before_HW, after_HW))
+                shares[path].append((area, *found))
+        if not pictures or (boxes and "boxes" not in pictures):
+            pictures = {"image": image.picture} | ({"boxes": True} if boxes else {})
             for path, (before_HW, after_HW) in maps.items():
-                area = float(positions_in(boxes, tuple(before_HW.shape), size).float().mean())
-                if 0 < area < 1:
-                    found = tuple(energy_inside(m, boxes, size) for m in (before_HW, after_HW))
-                    shares[path].append((area, *found))
-            if not pictures or (boxes and "boxes" not in pictures):
-                pictures = {"image": image.picture} | ({"boxes": True} if boxes else {})
-                for path, (before_HW, after_HW) in maps.items():
-                    heads = len(operators[path].mixed_conv.heads)
-                    context = head_contexts(passages[f"{path}.mixed_conv"].y, heads)
-                    pictures[label_of(net, path)] = [m.cpu().numpy() for m in (*context, before_HW, after_HW)]
+                heads = len(operators[path].mixed_conv.heads)
+                context = head_contexts(passages[f"{path}.mixed_conv"].y, heads)
+                pictures[label_of(net, path)] = [m.cpu().numpy() for m in (*context, before_HW, after_HW)]
     lines = []
     for path, found_r in reaches.items():
         values = shares.get(path, [])
@@ -106,7 +108,9 @@ def draw(found: Found) -> Figure:
         *heads, before, after = found.pictures[block]
         shown.append([found.pictures["image"], *heads, *[None] * (most - len(heads)), before, after])
     columns = ["image", *(f"head {i}: {3 + 2 * i} x {3 + 2 * i}" for i in range(most)), "before", "after"]
-    return canvas.pictures(shown, [f"{block}\nr = {reach[block]:.3f}" for block in blocks], columns, cmap="viridis")
+    short = [block if len(block) <= LABEL else f"...{block[3 - LABEL :]}" for block in blocks]
+    rows = [f"{name}\nr = {reach[block]:.3f}" for name, block in zip(short, blocks, strict=True)]
+    return canvas.pictures(shown, rows, columns, cmap="viridis")
 
 
 ANALYSIS = Analysis(
