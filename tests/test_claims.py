@@ -48,7 +48,7 @@ def test_every_claim_has_a_name_of_its_own_and_an_analysis_that_exists(study) ->
     [
         ("kernel-follows-size", "kernels", {"level": [3, 4, 5], "slope": [0.2, 0.4, 9.0]}, 0.3),
         ("kernel-less-at-p5", "kernels", {"level": [3, 4, 5], "slope": [0.2, 0.4, 0.1]}, 0.2),
-        ("attention-late", "rates", {"depth": [2, 0, 1], "attention": [0.7, 0.3, 0.5]}, 0.2),
+        ("attention-late", "rates", {"row": [12, 4, 7], "attention": [0.7, 0.3, 0.5]}, 0.2),
         (
             "high-frequencies",
             "spectrum",
@@ -61,6 +61,13 @@ def test_every_claim_has_a_name_of_its_own_and_an_analysis_that_exists(study) ->
             {"inside_before": [0.2, 0.4, math.nan], "inside_after": [0.3, 0.4, math.nan]},
             0.05,
         ),
+        (
+            "modulator-frequencies",
+            "modulator",
+            {"above_half_nyquist_before": [0.5, 0.3], "above_half_nyquist_after": [0.1, 0.3]},
+            0.2,
+        ),
+        ("modulator-reach", "modulator", {"row": [9, 3], "relative_receptive_field": [0.3, 0.1]}, 0.2),
         ("points-on-objects", "points", {"inside": [0.5], "inside_uniform": [0.6]}, -0.1),
     ],
 )
@@ -71,7 +78,7 @@ def test_a_statistic_of_a_known_table(study, name: str, what: str, columns: dict
 
 def test_trainings_that_agree_more_with_depth_are_positive(study) -> None:
     statistic = claim(study, "agreement-late").statistic
-    tables = [pl.DataFrame({"depth": [0, 1], "attention": values}) for values in ([0.1, 0.5], [0.5, 0.5], [0.9, 0.5])]
+    tables = [pl.DataFrame({"row": [4, 7], "attention": values}) for values in ([0.1, 0.5], [0.5, 0.5], [0.9, 0.5])]
     assert statistic(tables) == pytest.approx(0.4)  # the deviation falls from 0.4 to 0
     assert math.isnan(statistic(tables[:1]))
 

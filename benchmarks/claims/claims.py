@@ -58,21 +58,21 @@ def slope_at_low_levels_minus_p5(tables: Tables) -> float:
     return slopes[0] - slopes[1]
 
 
-def attention_by_depth(tables: Tables) -> float:
-    """Slope of the attention path's share over the blocks, in order of depth."""
+def slope_by_row(column: str) -> Callable[[Tables], float]:
+    """Statistic: slope of a column over the blocks, counted in the order of the model's rows."""
 
-    def slope(table: pl.DataFrame) -> float:
-        ordered = table.sort("depth")
-        return statistics.linear_regression(range(len(ordered)), ordered["attention"].to_list()).slope
+    def statistic(tables: Tables) -> float:
+        values = (table.sort("row")[column].to_list() for table in tables)
+        return statistics.fmean(statistics.linear_regression(range(len(v)), v).slope for v in values)
 
-    return statistics.fmean(map(slope, tables))
+    return statistic
 
 
 def agreement_by_depth(tables: Tables) -> float:
     """Decrease, per block, of the standard deviation of the attention path's share over checkpoints; NaN for one."""
     if len(tables) < 2:
         return math.nan
-    shares = [table.sort("depth")["attention"].to_list() for table in tables]
+    shares = [table.sort("row")["attention"].to_list() for table in tables]
     deviations = [statistics.stdev(of_block) for of_block in zip(*shares, strict=True)]
     return -statistics.linear_regression(range(len(deviations)), deviations).slope
 
@@ -111,7 +111,7 @@ CLAIMS = (
     ),
     Claim(
         "attention-late", "acmix", "ACmix, 5.5", "ACmix leans to convolution early and to attention late.",
-        "rates", attention_by_depth, "change of the attention path's share per block",
+        "rates", slope_by_row("attention"), "change of the attention path's share per block",
     ),
     Claim(
         "agreement-late", "acmix", "ACmix, 5.5", "The rates of several trainings agree more with depth.",
@@ -131,6 +131,16 @@ CLAIMS = (
         "The aggregation moves the modulator's energy into objects.",
         "modulator", mean_of((pl.col("inside_after") - pl.col("inside_before")).fill_nan(None)),
         "change of the share inside detected boxes",
+    ),
+    Claim(
+        "modulator-frequencies", "sam", "SMT, 3.1",
+        "The aggregation moves the modulator's energy to lower frequencies.",
+        "modulator", mean_of((pl.col("above_half_nyquist_before") - pl.col("above_half_nyquist_after")).fill_nan(None)),
+        "decrease of the share of energy above half Nyquist",
+    ),
+    Claim(
+        "modulator-reach", "sam", "SMT, 3.3", "The relative receptive field grows with depth.",
+        "modulator", slope_by_row("relative_receptive_field"), "growth of the relative receptive field per block",
     ),
     Claim(
         "points-on-objects", "dtm", "LIT, 3.3 and the figure of points", "The sampling points gather on objects.",

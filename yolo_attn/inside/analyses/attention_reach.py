@@ -1,9 +1,9 @@
 """The relative receptive field of SMT's two kinds of blocks: how far, on average, a position gathers from.
 
 Source  Lin et al., Scale-Aware Modulation Meet Transformer, ICCV 2023, https://arxiv.org/abs/2307.08579, figure of the
-        relative receptive fields: r = mean over queries of sum over positions of weight * distance / largest distance. The weights are those of
-        attention. A modulator has none; here the magnitude of the gradient of its energy at the query takes their
-        place, scaled to a sum of 1. The largest distance is that between opposite corners of the map.
+        relative receptive fields: r = mean over queries of sum over positions of weight * distance / largest distance.
+        The weights are those of attention. A modulator has none; here the magnitude of the gradient of its energy at
+        the query takes their place, scaled to a sum of 1. The largest distance is that between opposite corners.
 Shapes  C channels, H W height and width of a map, h heads, D channels of a head, Q queries, N = H W positions, K side
         of the window that a modulator sees
 """

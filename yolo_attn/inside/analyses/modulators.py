@@ -20,7 +20,16 @@ from ..detections import energy_inside, positions_in
 from ..gates import row_of
 from ..watching import label_of, recording, watched
 from . import attention_reach
+from .spectra import above_half_nyquist
 
+#: Stage of the modulator -> submodule whose output it is.
+STAGES = {"before": "mixed_conv", "after": "modulator"}
+#: What is measured; means over images in the table.
+COLUMNS = (
+    "boxes_area",
+    *(f"{what}_{stage}" for what in ("inside", "above_half_nyquist") for stage in STAGES),
+    "relative_receptive_field",
+)
 #: Blocks that are drawn, at most.
 DRAWN = 6
 #: Characters of a block's name in the figure, at most; a longer one begins with dots.
@@ -38,52 +47,50 @@ def head_contexts(mixed_1CHW: Tensor, heads: int) -> list[Tensor]:
 
 
 def compute(subject: Subject) -> Found:
-    """One line per block: share of the magnitude inside the detected boxes before and after the aggregation, and r.
+    """One line per block, before and after the aggregation: magnitude inside the detected boxes, frequencies; and r.
 
     SMT's attention blocks have r only.
     """
     net = subject.net
     operators: dict[str, Any] = watched(net, "modulator", "mixed_conv")
-    paths = {
-        f"{path}.{part}": getattr(m, part) for path, m in operators.items() for part in ("modulator", "mixed_conv")
-    }
+    paths = {f"{path}.{part}": getattr(m, part) for path, m in operators.items() for part in STAGES.values()}
     attentions: dict[str, Any] = watched(net, "attended", "local_conv")
-    shares: dict[str, list[tuple[float, ...]]] = {path: [] for path in operators}
-    reaches: dict[str, list[float]] = {path: [] for path in (*operators, *attentions)}
+    values: dict[str, dict[str, list[float]]] = {
+        path: {column: [] for column in COLUMNS} for path in (*operators, *attentions)
+    }
     pictures: dict[str, Any] = {}
     for image, boxes in zip(subject.images, subject.detections, strict=True):
         with recording(paths | attentions) as passages:
             net(image.x_1CHW)
         size = image.x_1CHW.shape[2], image.x_1CHW.shape[3]
-        maps = {
-            path: [passages[f"{path}.{part}"].y[0].float().abs().mean(0) for part in ("mixed_conv", "modulator")]
-            for path in operators
-        }
+        magnitudes = {}
         for path, m in operators.items():
-            reaches[path].append(attention_reach.of_modulator(m, passages[f"{path}.mixed_conv"].x))
-        for path, m in attentions.items():
-            reaches[path].append(attention_reach.of_attention(m, passages[path].x))
-        for path, (before_HW, after_HW) in maps.items():
-            area = float(positions_in(boxes, tuple(before_HW.shape), size).float().mean())
+            stages = {stage: passages[f"{path}.{part}"].y[0].float() for stage, part in STAGES.items()}
+            found = {f"above_half_nyquist_{stage}": above_half_nyquist(y_CHW) for stage, y_CHW in stages.items()}
+            found["relative_receptive_field"] = attention_reach.of_modulator(m, passages[f"{path}.mixed_conv"].x)
+            magnitudes[path] = {stage: y_CHW.abs().mean(0) for stage, y_CHW in stages.items()}
+            area = float(positions_in(boxes, tuple(stages["before"].shape[1:]), size).float().mean())
             if 0 < area < 1:
-                found = tuple(energy_inside(m, boxes, size) for m in (before_HW, after_HW))
-                shares[path].append((area, *found))
+                found["boxes_area"] = area
+                found |= {f"inside_{k}": energy_inside(v_HW, boxes, size) for k, v_HW in magnitudes[path].items()}
+            for column, value in found.items():
+                values[path][column].append(value)
+        for path, m in attentions.items():
+            values[path]["relative_receptive_field"].append(attention_reach.of_attention(m, passages[path].x))
         if not pictures or (boxes and "boxes" not in pictures):
             pictures = {"image": image.picture} | ({"boxes": True} if boxes else {})
-            for path, (before_HW, after_HW) in maps.items():
-                heads = len(operators[path].mixed_conv.heads)
-                context = head_contexts(passages[f"{path}.mixed_conv"].y, heads)
-                pictures[label_of(net, path)] = [m.cpu().numpy() for m in (*context, before_HW, after_HW)]
+            for path, m in operators.items():
+                context = head_contexts(passages[f"{path}.mixed_conv"].y, len(m.mixed_conv.heads))
+                maps = (*context, *magnitudes[path].values())
+                pictures[label_of(net, path)] = [m_HW.cpu().numpy() for m_HW in maps]
     lines = []
-    for path, found_r in reaches.items():
-        values = shares.get(path, [])
-        means = [sum(column) / len(values) for column in zip(*values, strict=True)] if values else [math.nan] * 3
-        line = dict(zip(("boxes_area", "inside_before", "inside_after"), means, strict=True))
+    for path, columns in values.items():
         kind = "modulation" if path in operators else "attention"
-        line |= {"relative_receptive_field": sum(found_r) / len(found_r), "images": len(values)}
-        lines.append({"row": row_of(net, path)[0], "block": label_of(net, path), "kind": kind, **line})
+        line = {"row": row_of(net, path)[0], "block": label_of(net, path), "kind": kind}
+        line |= {column: sum(x) / len(x) if x else math.nan for column, x in columns.items()}
+        lines.append(line | {"images": len(columns["boxes_area"])})
     order = {path: i for i, (path, _) in enumerate(net.named_modules())}
-    lines = [line for _, line in sorted(zip(reaches, lines, strict=True), key=lambda pair: order[pair[0]])]
+    lines = [line for _, line in sorted(zip(values, lines, strict=True), key=lambda pair: order[pair[0]])]
     table = pl.DataFrame(lines)
     known = table.filter(pl.col("images") > 0).select("boxes_area", "inside_before", "inside_after")
     headline = "nothing was detected, so no share inside boxes was measured"
