@@ -5,8 +5,8 @@
 
 Generated as a whole: the model YAMLs in cfg/ whose first line is a command, yolo_attn/yamls/shipped_costs.csv,
 docs/blocks.md, docs/audit.md, docs/export.md, docs/gflops.md, docs/promises.md, docs/img/*.svg. In README.md,
-README.zh-CN.md, docs/bench.md, docs/reliability.md, docs/claims.md, docs/fine-tuning.md and the pages of the papers, the parts
-between markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
+README.zh-CN.md, docs/bench.md, docs/reliability.md, docs/claims.md, docs/fine-tuning.md and the pages of the papers,
+the parts between markers such as `<!-- cost -->` and `<!-- /cost -->` are generated.
 """
 
 from __future__ import annotations
