@@ -50,6 +50,7 @@ PAGES: dict[str, tuple[str, ...]] = {
 }
 #: Page -> short names of the blocks whose claims it lists.
 CLAIMED = {"smt": ("sam",), "litv2": ("hilo", "dtm"), "sknet": ("sk",), "cloformer": ("attnconv",), "acmix": ("acmix",)}
+BASELINES = "baselines"  # the page of the blocks that wrap layers of another package
 #: The figures of README.md and of its translation; the fields are those of `measured.cost`.
 COST = """On one CPU thread, a training step of yolov8n with one of the five blocks takes {step[0]} to {step[1]} times
 as long as stock and needs {memory[0]} to {memory[1]} times the memory; inference takes {inference[0]} to {inference[1]}
@@ -160,6 +161,7 @@ def out_of_step(wanted: Mapping[Path, str]) -> dict[Path, str]:
 def promises() -> str:
     """docs/promises.md."""
     operators = [b for b in registry.list_blocks() if not b.carrier]
+    wrapped = sum(bool(b.requires) for b in operators)
     rows = [(b.name, promise, reason) for b in operators for promise, reason in b.exceptions.items()]
     carriers = len(registry.list_blocks()) - len(operators)
     meanings = [("guarantee", "meaning", "exceptions")]
@@ -171,7 +173,8 @@ def promises() -> str:
 
 {GENERATED}
 
-There are {len(operators)} blocks, and {carriers} rows that wrap one (residual rows, C2f and C3k2 forms).
+There are {len(operators)} blocks, {wrapped} of which are layers of timm ([baselines.md](baselines.md)), and {carriers} rows
+that wrap one (residual rows, C2f and C3k2 forms).
 `tests/test_contract.py` tests every block of the registry for every guarantee; for the papers' backbones, which read
 images (values from 0 to 1) and return several maps, `tests/test_backbones.py` does. A block that cannot give a
 guarantee declares the exception and its reason. The tests require that the block fails there, so obsolete exceptions
@@ -183,7 +186,7 @@ are found, too.
 
 def block_page() -> str:
     """docs/blocks.md: one line per operator that can be a row of a YAML."""
-    order = list(PAGES)
+    order = [*PAGES, BASELINES]
     entries = sorted(blocks.entries(), key=lambda e: (e.model is None, order.index(page_of(e.operator))))
     table = [("operator", "row", "paper", "model", "parameters", "GFLOPs", "page")]
     for e in entries:
@@ -252,6 +255,8 @@ def places(model: Cost, page: str) -> str:
 
 def page_of(block: registry.Block) -> str:
     """The page that describes a block."""
+    if block.requires:
+        return BASELINES
     return next((page for page, papers in PAGES.items() if block.paper in papers), "relatives")
 
 

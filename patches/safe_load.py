@@ -30,7 +30,9 @@ def _make(original: Function) -> Function:
             return original(weight, *args, **kwargs)
         from torch.serialization import safe_globals
 
-        with safe_globals(registry.classes()):
+        from ..blocks.timm_layers import classes_in
+
+        with safe_globals([*registry.classes(), *classes_in(weight)]):
             return original(weight, *args, **kwargs)
 
     return torch_safe_load

@@ -11,7 +11,9 @@ from yolo_attn.layers import LayerScale, fuse
 
 # Rows with several outputs, or of other channels than c2, are tested in test_backbones.py.
 BLOCKS = [b for b in registry.list_blocks() if not b.carrier and not hasattr(b.cls, "out_channels")]
-__all__ = ["BLOCKS", "CHANNELS", "assert_folds", "build", "inputs", "random_norms"]
+#: Without those that wrap layers of another package, whose norms do not fold and whose rows are all alike.
+OWN = [b for b in registry.list_blocks() if not b.requires]
+__all__ = ["BLOCKS", "CHANNELS", "OWN", "assert_folds", "build", "inputs", "random_norms"]
 
 
 def random_norms(module: nn.Module) -> nn.Module:

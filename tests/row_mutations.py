@@ -215,7 +215,7 @@ MUTATIONS: tuple[tuple[int, Callable[[random.Random, dict[str, Any], registry.Bl
 def cases(number: int, seed: int) -> Iterator[Case]:
     """Mutated models, the same ones for the same seed."""
     r = random.Random(seed)
-    blocks = registry.list_blocks()
+    blocks = [b for b in registry.list_blocks() if not b.requires]
     weights, mutations = zip(*MUTATIONS, strict=True)
     while number:
         block = r.choice(blocks)

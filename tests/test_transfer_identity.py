@@ -13,6 +13,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
+from modules import OWN
 from torch import nn
 from transfer_models import MODELS, build, came_from, equal_outputs, new_rows, outputs, shake, stock, tensors
 from ultralytics import YOLO
@@ -27,8 +28,8 @@ def batched(names: list[str], size: int = 4) -> list[list[str]]:
     return [names[i : i + size] for i in range(0, len(names), size)]
 
 
-ROWS = [b.name for b in registry.list_blocks() if b.carrier == "row"]
-FORMS = [b.name for b in registry.list_blocks() if b.carrier == "c2f"]
+ROWS = [b.name for b in OWN if b.carrier == "row"]
+FORMS = [b.name for b in OWN if b.carrier == "c2f"]
 SHARED = Path(os.environ.get("YOLO_ATTN_SHARED", "/nonexistent")) / "weights"
 OTHER_SPPF = releases.SPPF.affects(ultralytics.__version__)  # the checkpoints have the activation
 

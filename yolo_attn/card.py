@@ -154,7 +154,8 @@ def _loading(file: Path, checkpoint: Mapping[str, Any], blocks: Mapping[str, Blo
         lines.append(
             f"It also needs the author's module {', '.join(f'`{m}`' for m in foreign)}. TODO: where to get it."
         )
-    package = f' "yolo-attn>={__version__}"' if blocks else ""
+    extras = ",".join(sorted({b.requires for b in blocks.values() if b.requires and b.is_shipped}))
+    package = f' "yolo-attn{extras and f"[{extras}]"}>={__version__}"' if blocks else ""
     lines += [
         "",
         "```bash",

@@ -57,6 +57,7 @@ class Block:
             argument puts the block, and the YAML generator's default.
         alias: A short name that commands accept besides the row's, such as the one the paper is known by.
         helper: What a row that implements no paper does; empty for a paper's block.
+        requires: An optional package without which the block cannot be built; empty for most.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Block:
     places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alias: str = ""
     helper: str = ""
+    requires: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

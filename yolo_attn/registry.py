@@ -71,6 +71,7 @@ def register(
     places: Mapping[str, Mapping[str, Any]] | None = None,
     alias: str = "",
     helper: str = "",
+    requires: str = "",
 ) -> Callable[[T], T]:
     """Declare a block; use as a decorator above an `nn.Module` class.
 
@@ -87,6 +88,7 @@ def register(
         places: Level of the feature pyramid, "P2" to "P6" -> options for a row there; the YAML generator's default.
         alias: A short name for commands, where neither `name` nor `row` is what readers of the paper would say.
         helper: For a row that implements no paper: what it does.
+        requires: An optional package that the constructor imports.
 
     Returns:
         The decorator; it returns the class unchanged.
@@ -125,6 +127,7 @@ def register(
             places={k: dict(v) for k, v in (places or {}).items()},
             alias=alias,
             helper=helper,
+            requires=requires,
             takes_c2=takes_c2,
             takes_n=takes_n,
             many=many,
@@ -302,7 +305,7 @@ def _derive(block: Block, row: str) -> list[Block]:
             "or `(c1, c2=None, …)`; drop row= and register the block as it is."
         )
     meta: dict[str, Any] = {"title": block.title, "paper": block.paper, "code": block.code, "operator": block.cls}
-    meta |= {"exceptions": block.exceptions, "places": block.places}
+    meta |= {"exceptions": block.exceptions, "places": block.places, "requires": block.requires}
     residual = carriers.residual_row(block.cls, row)
     made = [Block(name=row, cls=residual, carrier="row", watch=_under("operator", block.watch), **meta)]
     for kind, base in (("c2f", "C2f"), ("c3k2", "C3k2")):

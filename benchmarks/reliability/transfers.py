@@ -113,7 +113,7 @@ def _changed(d: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any], lis
     d = copy.deepcopy(d)
     split = len(d["backbone"])
     table: list[Any] = [list(row) for row in d["backbone"] + d["head"]]
-    rows = [b.name for b in registry.list_blocks() if b.carrier == "row"]
+    rows = [b.name for b in registry.list_blocks() if b.carrier == "row" and not b.requires]
     for i, row in enumerate(table):
         froms = [x if x == -1 or x >= 0 else i + x for x in (row[0] if isinstance(row[0], list) else [row[0]])]
         row[0] = froms if isinstance(row[0], list) else froms[0]

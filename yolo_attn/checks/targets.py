@@ -60,9 +60,10 @@ def split(target: str) -> tuple[Path, str]:
 
 def _from_name(name: str) -> Subject:
     blocks = registry.list_blocks()
-    block = next((b for b in blocks if name.lower() == b.name.lower()), None)
+    named = ((b, names) for names in (lambda b: b.names[:1], lambda b: b.names) for b in blocks)
+    block = next((b for b, names in named if name.lower() in map(str.lower, names(b))), None)
     if block is None:
-        near = suggest(name, [b.name for b in blocks])
+        near = suggest(name, [n for b in blocks for n in b.names])
         raise UsageError(f"{name}: no such row, and no .py or .yaml file.{near} `yolo-attn list` shows all rows.")
     if not _has_one_map(block):
         raise UsageError(f"{name} returns several maps; the checks are for blocks with one output map.")

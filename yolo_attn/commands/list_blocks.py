@@ -73,6 +73,8 @@ def run(format: str) -> int:
 def _cells(entry: Entry) -> tuple[str, ...]:
     numbers = compared(entry.model) if entry.model else ("-", "-")
     paper = f"{entry.operator.title} {entry.operator.paper}".strip()
+    if entry.operator.requires:
+        paper += f" (needs {entry.operator.requires})"
     return entry.operator.name, " ".join(entry.rows), paper, entry.model.model if entry.model else "-", *numbers
 
 

@@ -124,7 +124,7 @@ COMMAND = Command(
     "yaml",
     "Insert a block into a model and print the model YAML.",
     run,
-    Argument("block", "a block of `yolo-attn list`: sam, hilo, sk, attnconv, acmix, cbam, aff, ..."),
+    Argument("block", "a block of `yolo-attn list`: sam, hilo, sk, attnconv, acmix, cbam, aff, timm:eca, ..."),
     Argument(
         "base",
         "a model of Ultralytics (yolov8, yolov8-p2, yolo11, yolo26, ...) or of ours, a file, or - (standard input)",

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +198,16 @@ def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
 
 
 def _block_modules(models: Sequence[Model]) -> dict[str, str]:
-    """Digests of the modules of blocks that are not ours: no version identifies their code."""
+    """Versions of the packages that blocks need; digests of the modules of blocks that no version identifies."""
     from .. import registry
 
     rows = [row[2] for m in models for row in (*m.d["backbone"], *m.d["head"]) if isinstance(row[2], str)]
     blocks = [block for block in map(registry.get, rows) if block]
+    packages = {b.requires: metadata.version(b.requires) for b in blocks if b.requires}
     found = {b.name: (b.operator or b.cls).__module__ for b in blocks}
     found = {name: module for name, module in found.items() if not module.startswith("yolo_attn.")}
     if not found:
-        return {}
+        return packages
     code = "from yolo_attn.registry import list_blocks; print(*(b.name for b in list_blocks()))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
     for name in found.keys() - set(done.stdout.split()):
@@ -213,7 +215,8 @@ def _block_modules(models: Sequence[Model]) -> dict[str, str]:
             f"the block {name} of {found[name]} is known to this process only, and each run has a process of its own. "
             "Install a package that names its module in the entry-point group yolo_attn.blocks."
         )
-    return {m: hashlib.sha256(inspect.getsource(sys.modules[m]).encode()).hexdigest()[:12] for m in found.values()}
+    digests = {m: hashlib.sha256(inspect.getsource(sys.modules[m]).encode()).hexdigest()[:12] for m in found.values()}
+    return packages | digests
 
 
 def read_start(weights: Any) -> tuple[dict[str, str], str]:

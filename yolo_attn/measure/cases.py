@@ -83,7 +83,7 @@ def read_maps(shapes: Sequence[str]) -> list[Map]:
 
 
 def read_blocks(names: Sequence[str]) -> list[Block]:
-    """The blocks of these names, in any case; `all` stands for all operators.
+    """The blocks of these names, in any case; `all` stands for all operators of this package.
 
     Raises:
         ModelError: No such block.
@@ -92,7 +92,7 @@ def read_blocks(names: Sequence[str]) -> list[Block]:
     from ..yamls.request import find_block
 
     if tuple(names) == ("all",):
-        return list(registry.operators())
+        return [b for b in registry.operators() if not b.requires]
     found = list({block.name: block for block, _ in map(find_block, names)}.values())
     for block in found:
         if block.many:
