@@ -173,8 +173,8 @@ def promises() -> str:
 
 {GENERATED}
 
-There are {len(operators)} blocks, {wrapped} of which are layers of timm ([baselines.md](baselines.md)), and {carriers} rows
-that wrap one (residual rows, C2f and C3k2 forms).
+There are {len(operators)} blocks, {wrapped} of which are layers of timm ([baselines.md](baselines.md)), and {carriers}
+rows that wrap one (residual rows, C2f and C3k2 forms).
 `tests/test_contract.py` tests every block of the registry for every guarantee; for the papers' backbones, which read
 images (values from 0 to 1) and return several maps, `tests/test_backbones.py` does. A block that cannot give a
 guarantee declares the exception and its reason. The tests require that the block fails there, so obsolete exceptions

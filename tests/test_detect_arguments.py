@@ -34,7 +34,7 @@ from yolo_attn.errors import UsageError
         ),
         (["models=yolov8n-sk,yolov8s-sk", "data={data}"], "yolov8s-sk has scale s, but the stock model yolov8n has sc"),
         (["models=yolov8-sk", "data={data}"], "Add one to all names, as in yolov8n."),
-        (["models=yolov8n,hilo@", "data={data}"], "is not of the form block@place"),
+        (["models=yolov8n,hilo@", "data={data}"], "hilo@ is no insertion; write block@place"),
         (["models=yolov8n,hilo@attic", "data={data}"], "models=hilo@attic: "),
         (["models=yolov8n,nosuch@neck", "data={data}"], "models=nosuch@neck: "),
         (["models=yolov8n.pt", "data={data}"], "holds weights"),

@@ -11,9 +11,11 @@ from generated import BLOCKS, assert_same_graph, rows_of, sources
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
 import yolo_attn
 from yolo_attn import registry
+from yolo_attn.loading import transfer
 from yolo_attn.yamls import ModelError, base, build_yaml
 from yolo_attn.yamls.edits import apply
 from yolo_attn.yamls.maps import measure
@@ -21,7 +23,8 @@ from yolo_attn.yamls.placement import plan_edits
 from yolo_attn.yamls.pyramid import Pyramid
 from yolo_attn.yamls.request import read_request
 
-PLACES = ("both", "backbone", "neck", "P2", "P3", "P4", "P5", "backbone.P4", "neck.P5", "before:5", "after:4", "sppf")
+PLACES = ("both", "backbone", "neck", "P2", "P3", "P4", "P5", "backbone.P4", "neck.P5", "before:5", "after:4")
+PLACES += ("replace:9", "sppf", "c2psa")
 
 
 @pytest.mark.parametrize("name", ["yolov8-p6", "yolo12", "yolo26", "yolov9t", "yolov3-tiny"])
@@ -107,6 +110,56 @@ def test_place_sppf_replaces_the_pooling_row() -> None:
     assert [r[2] for r in rows_of(made.d)].count("SPPF") == 0 and rows_of(made.d)[9][2] == "HiLoAttn"
     assert made.row_map[9] is None and made.row_map[10] == 10 and made.new_rows == [9]
     assert rows_of(made.d)[20] == rows_of(base.find("yolov8").d)[20]  # reads row 9 as before
+    assert build_yaml("yolov8", "hilo", "replace:9").d == made.d
+
+
+def test_place_c2psa_replaces_the_attention_of_yolo11_and_the_transfer_names_what_is_lost() -> None:
+    made = build_yaml("yolo11", "mlca", "c2psa")
+    stock = base.find("yolo11").d
+    assert [r[2] for r in rows_of(stock)][10] == "C2PSA" and rows_of(made.d)[10] == [-1, 1, "MLCA", []]
+    assert made.row_map == {i: None if i == 10 else i for i in range(24)}
+    (line,) = (line for line in made.text.splitlines() if "in place of" in line)
+    assert line.endswith("NEW: in place of C2PSA, whose pretrained weights are not used")
+    models = [DetectionModel({**d, "scale": "n"}, verbose=False) for d in (made.d, stock)]
+    report = transfer(models[0], models[1], verbose=False)
+    lost = {k for k in models[1].state_dict() if k.startswith("model.10.")}
+    assert report.total - report.carried == len(lost) and "C2PSA" in str(report)
+
+
+def test_a_row_that_is_replaced_in_a_csp_form_keeps_its_weights() -> None:
+    made = build_yaml("yolov8", "sk", "replace:6", carrier="csp")
+    assert made.d == build_yaml("yolov8", "sk", "backbone.P4", carrier="csp").d and made.row_map[6] == 6
+
+
+def test_a_block_that_projects_replaces_a_row_that_changes_the_channels() -> None:
+    made = build_yaml("yolov8", "AFF", "replace:11")
+    assert rows_of(made.d)[11][2] == "AFF" and made.row_map[11] is None
+    made = build_yaml("yolov8", "dtm", "replace:5")
+    assert rows_of(made.d)[5] == [-1, 1, "DTM", [512]]
+
+
+@pytest.mark.parametrize(
+    ("block", "place", "carrier", "says"),
+    [
+        ("sk", "replace:99", None, "place=replace:99: 99 is not a row of yolov8, whose rows are 0 to 22"),
+        ("sk", "replace:x", None, "x is not a row"),
+        ("sk", "replace:22", None, r"row 22 \(Detect\) is not a single map"),
+        ("sk", "replace:0", None, r"row 0 \(Conv\) reads the image"),
+        ("sk", "replace:11", None, r"row 11 \(Concat\) reads several maps"),
+        ("sk", "replace:5", None, r"row 5 \(Conv\) changes the size of the map"),
+        ("sk", "replace:12", None, r"row 12 \(C2f\) changes the channels.*place=after:12"),
+        ("sk", "replace:9", "csp", "row 9 is SPPF; carrier=csp is for C2f and C3k2"),
+        ("dtm", "replace:6", None, r"carrier=down is for rows that halve the map, and row 6 \(C2f\) does not"),
+        ("aff", "replace:9", None, "carrier=fuse replaces Concat, and row 9 is SPPF"),
+        ("sk", "c2psa", None, "place=c2psa: yolov8 has none of C2PSA"),
+        ("sk", "replce:9", None, "no such place. Did you mean replace:ROW"),
+    ],
+)
+def test_a_row_that_cannot_be_replaced_is_refused_with_the_reason(
+    block: str, place: str, carrier: str | None, says: str
+) -> None:
+    with pytest.raises(ModelError, match=says):
+        plan_edits(base.find("yolov8"), read_request(block, carrier, {}), place)
 
 
 def test_the_csp_form_keeps_the_stock_rows_arguments_and_place_in_the_map() -> None:

@@ -15,6 +15,7 @@ from ..detect.run import conduct, run_cell
 from ..detect.status import print_status
 from ..detect.store import open_store
 from ..registry import LEVELS
+from ..yamls.expression import read_models
 from .parser import PATH, SWITCH, Argument, Command, Rest, Type, names, number, whole
 
 
@@ -28,6 +29,11 @@ SEEDS = Type("N|N,N,...|auto", checks.read_seeds)
 ONE_DEVICE = Type("cpu|N", _read_device)
 DEVICE = Argument("device", "cpu, or numbers of GPUs, each run on one of them; by default all GPUs")
 THREADS = "CPU threads of a run; by default those of `yolo train`, divided by the runs at a time"
+MODELS = Type("MODEL,...", read_models)
+MODELS_HELP = (
+    "names (yolov8n-sam), YAML files, or blocks with places: hilo@neck, 'sk(kernels=[3,5])@P4&cbam@P5', and "
+    "'sk(groups={8,16})@neck' for one model each; in quotes"
+)
 SHARED = (
     Argument("data", "datasets as for `yolo train`", names, required=True),
     Argument(
@@ -84,7 +90,7 @@ DETECT = Command(
     "bench detect",
     "Compare models over several seeds with the stock model and with a stock model of the same cost.",
     _detect,
-    Argument("models", "names (yolov8n-sam), YAML files, or block@place[@carrier]: hilo@neck", names, required=True),
+    Argument("models", MODELS_HELP, MODELS, required=True),
     Argument("base", "the stock model; by default the one with whose name the first model's name begins"),
     Argument("control", "0 leaves out the cost-matched controls", SWITCH, True),
     *SHARED,

@@ -11,7 +11,7 @@ from typing import Any
 from ..yamls import Generated, build_yaml, shipped
 from ..yamls.base import COMMAND as PREFIX
 from ..yamls.base import PIPE, TASKS, ModelError, first_command, parse
-from ..yamls.request import CARRIERS, find_block
+from ..yamls.request import CARRIERS, find_block, read_option
 from .parser import PATH, SWITCH, Argument, Command, Rest, UsageError, number
 
 
@@ -104,22 +104,6 @@ def _report(wrong: Mapping[str, str]) -> int:
     return 1 if wrong else 0
 
 
-def _read_option(name: str, text: str) -> Any:
-    """The value of a block's option, as YAML reads it; 1e-5 and the like are numbers as well."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise UsageError(f"{name}={text}: YAML cannot read the value ({str(e).splitlines()[0]}).") from e
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return {"none": None}.get(value.lower(), value)
-    return value
-
-
 COMMAND = Command(
     "yaml",
     "Insert a block into a model and print the model YAML.",
@@ -132,7 +116,7 @@ COMMAND = Command(
     ),
     Argument(
         "place",
-        "backbone, neck, both, P3, backbone.P3, neck.P3, before:9, after:9, sppf; several with commas",
+        "backbone, neck, both, P3, backbone.P3, before:9, after:9, replace:9, sppf, c2psa; several with commas",
         default="both",
     ),
     Argument("task", f"{', '.join(t for t in TASKS)}; by default that of the base model"),
@@ -143,7 +127,7 @@ COMMAND = Command(
     rest=Rest(
         "Every other argument is an option of the block: window_size=2 kernels=[3,5]",
         lambda values: find_block(values["block"])[0].options if values["block"] else (),
-        _read_option,
+        read_option,
     ),
     notes="  yolo-attn yaml base=yolo11 block=hilo place=neck task=segment out=yolo11-mine.yaml\n"
     "  yolo-attn yaml --check",

@@ -14,7 +14,7 @@ from torch import nn
 from ultralytics.nn.tasks import guess_model_scale
 
 from ..errors import UsageError
-from ..yamls import build_yaml
+from ..yamls import expression
 from ..yamls.base import TASKS, ModelError, find, stock_files, task_of
 from ..yamls.shipped import unscaled
 from .plan import CANDIDATE, CONTROL, STOCK, Dataset, Model
@@ -41,7 +41,7 @@ def read_models(entries: Sequence[str], base: str, size: Size) -> list[Model]:
     """The stock model and the candidates.
 
     Args:
-        entries: Names, files, or block expressions: block@place, block@P4+backbone.P5, block@neck@csp.
+        entries: Names, files, or expressions as in `yamls.expression`: block@P4+backbone.P5@csp, sk(groups=8)@neck.
         base: The stock model.
         size: For which costs are counted.
 
@@ -58,7 +58,11 @@ def read_models(entries: Sequence[str], base: str, size: Size) -> list[Model]:
     stock = Model(name, STOCK, d, entry=base)
     found = {name: stock}
     for entry in entries:
-        d, name = _generated(entry, base) if "@" in entry else read_yaml(entry, str(stock.d.get("scale") or ""))
+        d, name = (
+            _generated(entry, base)
+            if expression.is_expression(entry)
+            else read_yaml(entry, str(stock.d.get("scale") or ""))
+        )
         model = Model(name, CANDIDATE, d, entry=entry)
         if same(model, stock):
             continue
@@ -95,7 +99,7 @@ def stock_of(entries: Sequence[str]) -> str:
         """With a scale letter, or without where each scale has its file, as YOLOv9's and YOLOv10's."""
         return name in stock_files() or re.sub(r"(\d)[nslmx]", r"\1", name, count=1) in stock_files()
 
-    first = next((e for e in entries if "@" not in e), "yolov8n")
+    first = next((e for e in entries if not expression.is_expression(e)), "yolov8n")
     stem = Path(first).stem
     if known(stem):
         return first
@@ -132,12 +136,9 @@ def read_yaml(entry: str, scale: str = "") -> tuple[dict[str, Any], str]:
 
 
 def _generated(entry: str, base: str) -> tuple[dict[str, Any], str]:
-    """A model by block expression."""
-    block, place, *carrier = entry.split("@")
-    if len(carrier) > 1 or not block or not place:
-        raise UsageError(f"models={entry} is not of the form block@place or block@place@carrier, such as hilo@neck.")
+    """A model by expression."""
     try:
-        made = build_yaml(base, block, place.replace("+", ","), None, carrier=carrier[0] if carrier else None)
+        made = expression.build(base, entry)
     except ValueError as e:
         raise UsageError(f"models={entry}: {e}") from e
     return _scaled(made.d, guess_model_scale(base) or ""), f"{Path(base).stem}-{entry}"

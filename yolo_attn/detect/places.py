@@ -30,10 +30,10 @@ def places_of(block: str, base: str, levels: Sequence[str], forms: Sequence[str]
     Raises:
         UsageError: The block is unknown, or has no place.
     """
-    from ..yamls import ModelError, build_yaml
+    from ..yamls import ModelError, expression
     from ..yamls.request import find_block
 
-    find_block(block)
+    find_block(expression.parse(f"{block}@P4")[0].block)
     found: dict[str, str] = {}
     reasons = []
     single = {part: [f"{part}.{level}" for level in levels] for part in ("backbone", "neck")}
@@ -43,13 +43,14 @@ def places_of(block: str, base: str, levels: Sequence[str], forms: Sequence[str]
             """Those places at which the block can go; records the models."""
             fitting = []
             for place in places:
+                entry = f"{block}@{place.replace(',', '+')}@{form}"
                 try:
-                    made = build_yaml(base, block, place, None, form)
+                    made = expression.build(base, entry)
                 except ModelError as e:
                     reasons.append(str(e))
                     continue
                 key = repr((made.d["backbone"], made.d["head"]))
-                found.setdefault(key, f"{block}@{place.replace(',', '+')}@{form}")
+                found.setdefault(key, entry)
                 fitting.append(place)
             return fitting
 

@@ -86,7 +86,7 @@ def build_yaml(
         block: Name of a registered operator or of its row, or its short name; case does not matter.
         place: Names separated by commas. backbone, neck and both mean the levels that the registry suggests for the
             block; P3 is that level in backbone and neck, backbone.P3 or neck.P3 one of them; before:9 and after:9 are
-            beside a row of the base model; sppf replaces SPPF.
+            beside a row of the base model; replace:9 is in its place, sppf and c2psa in that of these layers.
         task: detect, segment, pose, obb or classify; None keeps that of the base model.
         carrier: row (residual row), csp (inside C2f or C3k2), down (replaces a strided convolution), fuse (replaces
             Concat), none (the block as it is). None chooses: down for blocks that downsample, fuse for blocks with two

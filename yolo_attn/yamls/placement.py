@@ -14,6 +14,8 @@ from .pyramid import POOLING, Pyramid
 from .request import CSP_KINDS, Request
 
 PARTS = ("backbone", "neck")
+#: Names of `place=` that mean one row -> the layers whose row it is.
+NAMED_ROWS = {"sppf": POOLING, "c2psa": ("C2PSA", "PSA", "C2fPSA")}
 
 
 def plan_edits(base: Base, wanted: Request, place: str) -> list[Edit]:
@@ -22,7 +24,8 @@ def plan_edits(base: Base, wanted: Request, place: str) -> list[Edit]:
     Args:
         base: The base model.
         wanted: Block, carrier and options.
-        place: Names separated by commas: backbone, neck, both, P3, backbone.P3, before:9, after:9, sppf.
+        place: Names separated by commas: backbone, neck, both, P3, backbone.P3, before:9, after:9, replace:9,
+            sppf, c2psa.
 
     Returns:
         The changes, in the order of the rows.
@@ -44,8 +47,8 @@ def _edits_at(pyramid: Pyramid, wanted: Request, place: str) -> list[Edit]:
     how, colon, row = lower.partition(":")
     if wanted.carrier == "fuse":
         return _replace_concats(pyramid, wanted, place)
-    if lower == "sppf":
-        return [_replace_pooling(pyramid, wanted)]
+    if lower in NAMED_ROWS or how == "replace":
+        return [_replace_row(pyramid, wanted, place)]
     if colon and how in ("before", "after"):
         return [_beside_row(pyramid, wanted, how, row)]
     return [_at_level(pyramid, wanted, part, level) for part, level in _levels(pyramid, wanted, place)]
@@ -81,7 +84,7 @@ def _part_and_level(place: str) -> tuple[str, str]:
     part, dot, level = place.lower().partition(".")
     if part.upper() in LEVELS and not dot:
         part, level = "both", part
-    known = [*PARTS, "both", *LEVELS, "backbone.P3", "neck.P3", "before:ROW", "after:ROW", "sppf"]
+    known = [*PARTS, "both", *LEVELS, "backbone.P3", "neck.P3", "before:ROW", "after:ROW", "replace:ROW", *NAMED_ROWS]
     if part not in (*PARTS, "both") or (level and level.upper() not in LEVELS) or (dot and not level):
         near = suggest(place, known)
         raise ModelError(f"place={place}: no such place.{near} Places: {', '.join(known)}; several with commas.")
@@ -142,12 +145,17 @@ def _downsampling_row(pyramid: Pyramid, part: str, level: str) -> int | None:
     """The row whose strided convolution leads to a level, in the backbone or in the neck."""
     rows = range(pyramid.split) if part == "backbone" else range(pyramid.split, len(pyramid.rows) - 1)
     for i in rows:
-        here, sources = pyramid.maps[i], pyramid.sources[i]
-        before = pyramid.maps[sources[0]] if sources[0] >= 0 else None
-        halves = before and here and here.level == level and here.stride == 2 * before.stride
-        if halves and len(sources) == 1 and not registry.get(pyramid.rows[i][2]):
+        here = pyramid.maps[i]
+        if here and here.level == level and _halves(pyramid, i) and not registry.get(pyramid.rows[i][2]):
             return i
     return None
+
+
+def _halves(pyramid: Pyramid, row: int) -> bool:
+    """Whether a row with one input halves height and width."""
+    here, sources = pyramid.maps[row], pyramid.sources[row]
+    before = pyramid.maps[sources[0]] if sources[0] >= 0 else None
+    return bool(before and here and here.stride == 2 * before.stride and len(sources) == 1)
 
 
 def _replace_downsampling(pyramid: Pyramid, wanted: Request, row: int, options: dict[str, Any], where: str) -> Edit:
@@ -160,8 +168,13 @@ def _replace_downsampling(pyramid: Pyramid, wanted: Request, row: int, options: 
 
 def _replace_concats(pyramid: Pyramid, wanted: Request, place: str) -> list[Edit]:
     """A block in place of every Concat at a place."""
-    if place.lower() == "sppf" or place.lower().startswith(("before:", "after:")):
+    if place.lower() in NAMED_ROWS or place.lower().startswith(("before:", "after:")):
         raise ModelError(f"place={place}: carrier=fuse replaces Concat; name levels, such as place=neck.P4.")
+    if place.lower().startswith("replace:"):
+        row = _row_number(pyramid, place)
+        if pyramid.rows[row][2] != "Concat":
+            raise ModelError(f"place={place}: carrier=fuse replaces Concat, and row {row} is {pyramid.rows[row][2]}.")
+        return [_fusion(pyramid, wanted, row)]
     part, level = _part_and_level(place)
     found = {i: m.level for i, m in enumerate(pyramid.maps) if m and pyramid.rows[i][2] == "Concat"}
     here = [i for i in found if part == "both" or (part == "neck") == (i >= pyramid.split)]
@@ -191,28 +204,66 @@ def _fusion(pyramid: Pyramid, wanted: Request, row: int) -> Edit:
     return Edit("replace", row, wanted.block.name, arguments, "in place of Concat")
 
 
-def _replace_pooling(pyramid: Pyramid, wanted: Request) -> Edit:
-    """A block in place of SPPF."""
-    rows = [i for i, row in enumerate(pyramid.rows) if row[2] in POOLING]
-    if not rows:
-        raise ModelError(f"place=sppf: {pyramid.base.title} has none of {', '.join(POOLING)}.")
-    if wanted.carrier in ("csp", "down"):
-        raise ModelError(f"place=sppf: carrier={wanted.carrier} cannot replace it; use carrier=row or carrier=none.")
-    row = rows[-1]
-    m = pyramid.maps[row]
-    edit = _insert(pyramid, wanted, "after", row, wanted.options_at(m.level if m else "P5"), "place=sppf")
-    return Edit("replace", row, edit.module, edit.arguments, f"in place of {pyramid.rows[row][2]}")
+def _replace_row(pyramid: Pyramid, wanted: Request, place: str) -> Edit:
+    """A block in place of one row, by the row's number or by the layer's name."""
+    where, title = f"place={place}", pyramid.base.title
+    if kinds := NAMED_ROWS.get(place.lower()):
+        rows = [i for i, row in enumerate(pyramid.rows) if row[2] in kinds]
+        if not rows:
+            raise ModelError(f"{where}: {title} has none of {', '.join(kinds)}.")
+        row = rows[-1]
+    else:
+        row = _row_number(pyramid, place)
+    m, sources, stock = pyramid.maps[row], pyramid.sources[row], pyramid.rows[row][2]
+    if m is None:
+        raise ModelError(f"{where}: the output of row {row} ({stock}) is not a single map; choose another row.")
+    options = wanted.options_at(m.level)
+    if wanted.carrier == "csp":
+        return _inside_csp(pyramid, wanted, row, options, where)
+    if wanted.carrier == "down":
+        if not _halves(pyramid, row):
+            raise ModelError(f"{where}: carrier=down is for rows that halve the map, and row {row} ({stock}) does not.")
+        return _replace_downsampling(pyramid, wanted, row, options, where)
+    before = pyramid.maps[sources[0]] if len(sources) == 1 and sources[0] >= 0 else None
+    if before is None:
+        reads = "the image" if sources[0] < 0 else "several maps"
+        raise ModelError(f"{where}: row {row} ({stock}) reads {reads}, and {wanted.block.name} reads one map.")
+    if before.stride != m.stride:
+        raise ModelError(
+            f"{where}: row {row} ({stock}) changes the size of the map, and {wanted.block.name} keeps it; name another "
+            "row, or a block that downsamples (carrier=down)."
+        )
+    arguments: list[Any] = [options] if options else []
+    module = wanted.block.name
+    projects = wanted.carrier == "none" and wanted.block.takes_c2
+    if before.channels != m.channels and not projects:
+        raise ModelError(
+            f"{where}: row {row} ({stock}) changes the channels, and {wanted.block.name} with carrier={wanted.carrier} "
+            f"keeps them; name another row, insert it behind with place=after:{row}, or use carrier=none with a block "
+            "whose constructor takes c2."
+        )
+    if wanted.carrier == "row":
+        module = registry.carrier(wanted.block.cls, "row").name
+    elif projects and (before.channels != m.channels or not _c2_is_optional(wanted.block)):
+        arguments = [_yaml_channels(pyramid, row, where), *arguments]
+    return Edit("replace", row, module, arguments, f"in place of {stock}, whose pretrained weights are not used")
+
+
+def _row_number(pyramid: Pyramid, place: str) -> int:
+    """The row that a name such as after:9 means."""
+    number, last = place.partition(":")[2], len(pyramid.rows) - 1
+    if not (number.isascii() and number.isdigit()) or int(number) > last:
+        name = pyramid.base.title
+        raise ModelError(f"place={place}: {number or 'nothing'} is not a row of {name}, whose rows are 0 to {last}.")
+    return int(number)
 
 
 def _beside_row(pyramid: Pyramid, wanted: Request, how: str, number: str) -> Edit:
     """A new row before or after the row of a number."""
-    where, last = f"place={how}:{number}", len(pyramid.rows) - 1
+    where = f"place={how}:{number}"
     if wanted.carrier in ("csp", "down"):
         raise ModelError(f"{where}: carrier={wanted.carrier} replaces a row; name a level, such as place=P4.")
-    if not number.isdigit() or int(number) > last:
-        name = pyramid.base.title
-        raise ModelError(f"{where}: {number or 'nothing'} is not a row of {name}, whose rows are 0 to {last}.")
-    row = int(number)
+    row = _row_number(pyramid, f"{how}:{number}")
     named = f"row {row} ({pyramid.rows[row][2]})"
     if how == "after" and pyramid.maps[row] is None:
         raise ModelError(f"{where}: the output of {named} is not a single map; choose another row.")

@@ -113,3 +113,23 @@ def read_request(block: str, carrier: str | None, options: Mapping[str, Any]) ->
         )
     check_options(operator, options)
     return Request(operator, carrier, dict(options))
+
+
+def read_option(name: str, text: str) -> Any:
+    """The value of a block's option in a command, as YAML reads it; 1e-5 and the like are numbers as well.
+
+    Raises:
+        ModelError: YAML cannot read it.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ModelError(f"{name}={text}: YAML cannot read the value ({str(e).splitlines()[0]}).") from e
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return {"none": None}.get(value.lower(), value)
+    return value
