@@ -72,7 +72,7 @@ def _any_size(s: Subject) -> None:
 def _single_image(s: Subject) -> None:
     module = build(s.block).train()
     for h, w in ((1, 1), (7, 5)):
-        xs = [x.requires_grad_() for x in inputs(s.block, 1, h, w)]
+        xs = inputs(s.block, 1, h, w, grad=True)
         run(s.block, module, xs).square().mean().backward()
         for x in xs:
             require(x.grad is not None, f"no gradient reaches the input of {h}x{w}")
@@ -81,7 +81,7 @@ def _single_image(s: Subject) -> None:
 
 def _gradients(s: Subject) -> None:
     module = build(s.block).train()
-    run(s.block, module, inputs(s.block, 2, 12, 14)).square().mean().backward()
+    run(s.block, module, inputs(s.block, 2, 12, 14, grad=True)).square().mean().backward()
     dead = [k for k, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     require(not dead, f"no gradient reaches {', '.join(dead)}")
 
@@ -111,7 +111,7 @@ def _half(s: Subject) -> None:
 def _bfloat16(s: Subject) -> None:
     module = build(s.block).train()
     with torch.autocast("cpu", torch.bfloat16):
-        y = run(s.block, module, inputs(s.block, 2, 10, 12, scale=LARGE))
+        y = run(s.block, module, inputs(s.block, 2, 10, 12, scale=LARGE, grad=True))
     require(y.isfinite().all(), "NaN or Inf under bfloat16 autocast")
     y.float().square().mean().backward()
     bad = [k for k, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]

@@ -30,7 +30,7 @@ class _Flat(nn.Module):
 
 def _deepcopy(s: Subject) -> None:
     module = build(s.block).train()
-    run(s.block, module, inputs(s.block, 2, 9, 10)).mean().backward()
+    run(s.block, module, inputs(s.block, 2, 9, 10, grad=True)).mean().backward()
     try:
         copies = {"deepcopy": copy.deepcopy(module), "pickle": pickle.loads(pickle.dumps(module))}
     except Exception as e:

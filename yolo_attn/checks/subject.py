@@ -53,10 +53,13 @@ def build(block: Block, channels: int = CHANNELS) -> nn.Module:
     return module
 
 
-def inputs(block: Block, b: int, h: int, w: int, scale: float = 1.0, channels: int = CHANNELS) -> list[Tensor]:
-    """Its inputs (b, channels, h, w), reproducible."""
+def inputs(
+    block: Block, b: int, h: int, w: int, scale: float = 1.0, channels: int = CHANNELS, grad: bool = False
+) -> list[Tensor]:
+    """Its inputs (b, channels, h, w), reproducible; with `grad` they require a gradient, as those inside a model do."""
     g = torch.Generator().manual_seed(b * 10000 + h * 100 + w)
-    return [torch.randn(b, channels, h, w, generator=g) * scale for _ in range(2 if block.many else 1)]
+    xs = [torch.randn(b, channels, h, w, generator=g) * scale for _ in range(2 if block.many else 1)]
+    return [x.requires_grad_(grad) for x in xs]
 
 
 def run(block: Block, module: nn.Module, xs: list[Tensor]) -> Tensor:
