@@ -101,6 +101,21 @@ def expected(annotation: Any) -> str:
     return f"of type {getattr(kind, '__name__', kind)}"
 
 
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of a list between commas, if there is none twice and none is empty.
+
+    Raises:
+        ValueError: There is; the message continues the name of the argument.
+    """
+    found = tuple(names)
+    if not all(found):
+        raise ValueError("has an empty name between its commas")
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"names {twice!r} twice")
+    return found
+
+
 def literal(text: str) -> Any:
     """The Python or YAML constant that a string spells; the string itself if it spells none."""
     if text.strip().lower() in _CONSTANTS:

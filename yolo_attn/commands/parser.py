@@ -47,6 +47,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..registry import suggest
+from ..values import distinct
 
 __all__ = ["PATH", "SWITCH", "TEXT", "Argument", "Command", "Rest", "Type", "UsageError", "names", "number", "whole"]
 
@@ -101,13 +102,7 @@ def _read_switch(text: str) -> bool:
 
 
 def _read_names(text: str) -> tuple[str, ...]:
-    found = tuple(name.strip() for name in text.split(","))
-    if not all(found):
-        raise ValueError("has an empty name between its commas")
-    twice = next((name for name in found if found.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"names {twice!r} twice")
-    return found
+    return distinct(name.strip() for name in text.split(","))
 
 
 TEXT = Type("TEXT", str)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..values import distinct
 from . import Generated, build_yaml
 from .base import ModelError
 from .request import read_option
@@ -106,15 +107,10 @@ def read_models(text: str) -> tuple[str, ...]:
         ValueError: The list is malformed; the message continues the name of the argument.
     """
     try:
-        found = tuple(one for entry in split(text) for one in expand(entry))
+        found = [one for entry in split(text) for one in expand(entry)]
     except ModelError as e:
         raise ValueError(f"is malformed: {e}") from None
-    if not all(found):
-        raise ValueError("has an empty name between its commas")
-    twice = next((name for name in found if found.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"names {twice!r} twice")
-    return found
+    return distinct(found)
 
 
 def is_expression(text: str) -> bool:
