@@ -124,6 +124,35 @@ def _mirrored(index, size):
 
 
 @triton.jit
+def _tile(rows, cols, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    """Rows and columns of the positions of this program's tile (N each), and which of them lie on the map."""
+    tile, n = tl.program_id(0), tl.arange(0, TILE_Y * TILE_X)
+    y = tile // tl.cdiv(cols, TILE_X) * TILE_Y + n // TILE_X
+    x = tile % tl.cdiv(cols, TILE_X) * TILE_X + n % TILE_X
+    return y, x, (y < rows) & (x < cols)
+
+
+@triton.jit
+def _load(pointer, mask, exact: tl.constexpr):
+    """Values in the precision of the computation, 0 where the mask is false."""
+    return tl.load(pointer, mask, 0.0).to(exact)
+
+
+@triton.jit
+def _load_keys(keys, position, c, row, col, H, W, mask, exact: tl.constexpr):
+    """Keys at (row, col) without the code of their position, N C; `keys` points to them."""
+    code_NC = _load(position + c[None, :] * H * W + (row * W + col)[:, None], mask, exact)
+    return _load(keys, mask, exact) - code_NC
+
+
+@triton.jit
+def _neighbor(y, x, t, H, W, K: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr):
+    """Row and column of neighbour t of each query."""
+    row = _mirrored(y * STRIDE + (t // K - K // 2) * DILATION, H)
+    return row, _mirrored(x * STRIDE + (t % K - K // 2) * DILATION, W)
+
+
+@triton.jit
 def _forward(
     qkv, position, out, lse,
     H, W, P, Q, qkv_b, qkv_d, qkv_3, qkv_h, qkv_y, qkv_x, out_b, out_h, out_d, out_y, out_x,
@@ -132,30 +161,25 @@ def _forward(
 ):  # fmt: skip
     """Output and logarithm of the sum of exponentials for a tile of queries of one head."""
     exact: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    tile, head, image = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    n = tl.arange(0, TILE_Y * TILE_X)
-    y = tile // tl.cdiv(Q, TILE_X) * TILE_Y + n // TILE_X
-    x = tile % tl.cdiv(Q, TILE_X) * TILE_X + n % TILE_X
-    inside = (y < P) & (x < Q)
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    y, x, inside = _tile(P, Q, TILE_Y, TILE_X)
     c = tl.arange(0, CHANNELS)
     mask = inside[:, None] & (c < D)[None, :]
 
     projections = qkv + image * qkv_b + head * qkv_h + c[None, :] * qkv_d
     scale = 1.0 / tl.sqrt(tl.full((), D, exact))
-    q_NC = tl.load(projections + (y * STRIDE * qkv_y + x * STRIDE * qkv_x)[:, None], mask, 0.0).to(exact) * scale
+    q_NC = _load(projections + (y * STRIDE * qkv_y + x * STRIDE * qkv_x)[:, None], mask, exact) * scale
     maximum_N = tl.full((TILE_Y * TILE_X,), float("-inf"), exact)
     sum_N = tl.zeros((TILE_Y * TILE_X,), exact)
     out_NC = tl.zeros((TILE_Y * TILE_X, CHANNELS), exact)
     for t in range(K * K):
-        row = _mirrored(y * STRIDE + (t // K - K // 2) * DILATION, H)
-        col = _mirrored(x * STRIDE + (t % K - K // 2) * DILATION, W)
+        row, col = _neighbor(y, x, t, H, W, K, STRIDE, DILATION)
         at = projections + (row * qkv_y + col * qkv_x)[:, None]
-        code_NC = tl.load(position + c[None, :] * H * W + (row * W + col)[:, None], mask, 0.0)
-        k_NC = tl.load(at + qkv_3, mask, 0.0).to(exact) - code_NC.to(exact)
+        k_NC = _load_keys(at + qkv_3, position, c, row, col, H, W, mask, exact)
         logit_N = tl.sum(q_NC * k_NC, 1)
         higher_N = tl.maximum(maximum_N, logit_N)
         shrink_N, weight_N = tl.exp(maximum_N - higher_N), tl.exp(logit_N - higher_N)
-        v_NC = tl.load(at + 2 * qkv_3, mask, 0.0).to(exact)
+        v_NC = _load(at + 2 * qkv_3, mask, exact)
         out_NC = out_NC * shrink_N[:, None] + weight_N[:, None] * v_NC
         sum_N = sum_N * shrink_N + weight_N
         maximum_N = higher_N
@@ -175,34 +199,29 @@ def _backward_queries(
 ):  # fmt: skip
     """Gradients of a tile of queries of one head, and delta = sum over D of g * out, which the keys' gradients need."""
     exact: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    tile, head, image = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    n = tl.arange(0, TILE_Y * TILE_X)
-    y = tile // tl.cdiv(Q, TILE_X) * TILE_Y + n // TILE_X
-    x = tile % tl.cdiv(Q, TILE_X) * TILE_X + n % TILE_X
-    inside = (y < P) & (x < Q)
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    y, x, inside = _tile(P, Q, TILE_Y, TILE_X)
     c = tl.arange(0, CHANNELS)
     mask = inside[:, None] & (c < D)[None, :]
 
     plane = (image * tl.num_programs(1) + head) * P * Q
     outputs = image * out_b + head * out_h + c[None, :] * out_d + (y * out_y + x * out_x)[:, None]
-    g_NC = tl.load(g + outputs, mask, 0.0).to(exact)
-    delta_N = tl.sum(g_NC * tl.load(out + outputs, mask, 0.0).to(exact), 1)
+    g_NC = _load(g + outputs, mask, exact)
+    delta_N = tl.sum(g_NC * _load(out + outputs, mask, exact), 1)
     tl.store(delta + plane + y * Q + x, delta_N, inside)
     lse_N = tl.load(lse + plane + y * Q + x, inside, 0.0)
 
     offset = image * qkv_b + head * qkv_h + c[None, :] * qkv_d
     own = offset + (y * STRIDE * qkv_y + x * STRIDE * qkv_x)[:, None]
     scale = 1.0 / tl.sqrt(tl.full((), D, exact))
-    q_NC = tl.load(qkv + own, mask, 0.0).to(exact) * scale
+    q_NC = _load(qkv + own, mask, exact) * scale
     dq_NC = tl.zeros((TILE_Y * TILE_X, CHANNELS), exact)
     for t in range(K * K):
-        row = _mirrored(y * STRIDE + (t // K - K // 2) * DILATION, H)
-        col = _mirrored(x * STRIDE + (t % K - K // 2) * DILATION, W)
+        row, col = _neighbor(y, x, t, H, W, K, STRIDE, DILATION)
         at = qkv + offset + (row * qkv_y + col * qkv_x)[:, None]
-        code_NC = tl.load(position + c[None, :] * H * W + (row * W + col)[:, None], mask, 0.0)
-        k_NC = tl.load(at + qkv_3, mask, 0.0).to(exact) - code_NC.to(exact)
+        k_NC = _load_keys(at + qkv_3, position, c, row, col, H, W, mask, exact)
         weight_N = tl.exp(tl.sum(q_NC * k_NC, 1) - lse_N)
-        d_weight_N = tl.sum(g_NC * tl.load(at + 2 * qkv_3, mask, 0.0).to(exact), 1)
+        d_weight_N = tl.sum(g_NC * _load(at + 2 * qkv_3, mask, exact), 1)
         dq_NC += (weight_N * (d_weight_N - delta_N))[:, None] * k_NC
     tl.store(d_qkv + own, dq_NC * scale, mask)
 
@@ -219,10 +238,7 @@ def _backward_keys(
     exact: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     border: tl.constexpr = K // 2 * DILATION
     tile, head, image = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    n = tl.arange(0, TILE_Y * TILE_X)
-    row = tile // tl.cdiv(W, TILE_X) * TILE_Y + n // TILE_X
-    col = tile % tl.cdiv(W, TILE_X) * TILE_X + n % TILE_X
-    inside = (row < H) & (col < W)
+    row, col, inside = _tile(H, W, TILE_Y, TILE_X)
     c = tl.arange(0, CHANNELS)
     channel = (c < D)[None, :]
     mask = inside[:, None] & channel
@@ -231,9 +247,8 @@ def _backward_keys(
     offset = image * qkv_b + head * qkv_h + c[None, :] * qkv_d
     outputs = image * out_b + head * out_h + c[None, :] * out_d
     own = offset + (row * qkv_y + col * qkv_x)[:, None]
-    code_NC = tl.load(position + c[None, :] * H * W + (row * W + col)[:, None], mask, 0.0)
-    k_NC = tl.load(qkv + own + qkv_3, mask, 0.0).to(exact) - code_NC.to(exact)
-    v_NC = tl.load(qkv + own + 2 * qkv_3, mask, 0.0).to(exact)
+    k_NC = _load_keys(qkv + own + qkv_3, position, c, row, col, H, W, mask, exact)
+    v_NC = _load(qkv + own + 2 * qkv_3, mask, exact)
     scale = 1.0 / tl.sqrt(tl.full((), D, exact))
     dk_NC = tl.zeros((TILE_Y * TILE_X, CHANNELS), exact)
     dv_NC = tl.zeros((TILE_Y * TILE_X, CHANNELS), exact)
@@ -264,9 +279,8 @@ def _backward_keys(
                         near = there & (from_y >= 0) & (from_x >= 0) & (y < P) & (x < Q)
                         near = near & (y * STRIDE == from_y) & (x * STRIDE == from_x)
                         some = near[:, None] & channel
-                        q_NC = tl.load(qkv + offset + (from_y * qkv_y + from_x * qkv_x)[:, None], some, 0.0)
-                        q_NC = q_NC.to(exact) * scale
-                        g_NC = tl.load(g + outputs + (y * out_y + x * out_x)[:, None], some, 0.0).to(exact)
+                        q_NC = _load(qkv + offset + (from_y * qkv_y + from_x * qkv_x)[:, None], some, exact) * scale
+                        g_NC = _load(g + outputs + (y * out_y + x * out_x)[:, None], some, exact)
                         lse_N = tl.load(lse + plane + y * Q + x, near, float("inf"))
                         delta_N = tl.load(delta + plane + y * Q + x, near, 0.0)
                         weight_N = tl.exp(tl.sum(q_NC * k_NC, 1) - lse_N)  # 0 where no query is near
