@@ -47,7 +47,7 @@ def _row(root: Path, task: str) -> np.ndarray:
         if task == "classify":
             _write(image, file.parent.name, (6, 18), (255, 255, 255))
         else:
-            for line in (root / "labels/train" / f"{file.stem}.txt").read_text().splitlines():
+            for line in (root / "labels/train" / f"{file.stem}.txt").read_text(encoding="utf-8").splitlines():
                 _draw(image, task, [float(v) for v in line.split()])
         tile = np.full((_TILE, _TILE, 3), 40, np.uint8)
         tile[:height, :width] = image

@@ -1,9 +1,14 @@
 """Files are complete or untouched: `yolo_attn.atomic`."""
 
+from __future__ import annotations
+
+import errno
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +135,60 @@ def test_the_temporary_path_has_the_suffix_and_long_names_fit(tmp_path):
     with atomic.replacing(path) as part:
         assert part.suffix == ".html" and part.parent == path.parent
     assert path.exists()
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules of Windows: there is no flock, and what is open is neither renamed, replaced nor deleted."""
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("open files are listed on Linux only")
+    monkeypatch.setattr(atomic, "fcntl", None)
+
+    def strict(name: str) -> Callable[..., None]:
+        original = getattr(os, name)
+
+        def checked(*paths: str | os.PathLike, **options: object) -> None:
+            handles = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+            opened = {os.readlink(handle) for handle in handles if os.path.lexists(handle)}
+            if opened & {os.path.realpath(path) for path in paths}:
+                raise PermissionError(errno.EACCES, "is open in another process", os.fspath(paths[0]))
+            original(*paths, **options)
+
+        return checked
+
+    for name in ("replace", "rename", "unlink", "remove"):
+        monkeypatch.setattr(os, name, strict(name))
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    test_an_exception_leaves_the_old_file_and_nothing_beside_it(tmp_path)
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_leftover_is_removed_and_a_write_in_progress_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".a-01234567.part.txt").touch()
+    test_a_write_in_progress_is_no_leftover(tmp_path)
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_reader_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    reader = open(path, encoding="utf-8")  # noqa: SIM115
+    threading.Timer(0.1, reader.close).start()
+    atomic.write_text(path, "new")
+    assert reader.closed and path.read_text() == "new"
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_reader_that_stays_is_an_error_and_the_old_file_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "PATIENCE", 0.05)
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with open(path, encoding="utf-8") as reader, pytest.raises(PermissionError) as error:
+        atomic.write_text(path, "new")
+    assert error.value.filename == str(path) and reader.closed
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]

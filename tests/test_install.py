@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -48,9 +49,9 @@ def venv(tmp_path: Path) -> Path:
     return make_venv(tmp_path / "venv")
 
 
-def make_venv(folder: Path) -> Path:
+def make_venv(folder: Path, *options: str) -> Path:
     """The programs of such an environment, in `folder`."""
-    run(sys.executable, "-m", "venv", folder)
+    run(sys.executable, "-m", "venv", *options, folder)
     site = next(folder.glob("lib/python*/site-packages"))
     # Appended last and as a plain path: its .pth files, and so an installed plugin, are not processed.
     (site / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib"))
@@ -100,6 +101,18 @@ def test_installed_plugin_works_from_an_empty_folder(way: str, venv: Path, sourc
     assert done.returncode != 0 and "FileNotFoundError" in done.stderr
 
 
+def test_the_start_up_file_works_in_a_user_site(source: Path, tmp_path: Path) -> None:
+    """`pip install --user`, as on machines whose Python belongs to the administrator."""
+    programs, user = make_venv(tmp_path / "venv", "--system-site-packages"), {"PYTHONUSERBASE": str(tmp_path / "user")}
+    install = [programs / "python", "-m", "pip", "install", "-q", "--user", "--no-deps", "--no-build-isolation"]
+    run(*install, "--ignore-installed", "--no-warn-script-location", source, **user)
+    (start_up,) = (tmp_path / "user").glob("**/site-packages/yolo_attn_boot.pth")
+    shipped = [p.name for p in sorted((source / "cfg").glob("yolo*.yaml"))]
+    where = "import yolo_attn; print(yolo_attn.__file__)"
+    found = run(programs / "python", "-c", f"{CHECK}\n{where}", *shipped, cwd=tmp_path, **user).stdout
+    assert "works" in found and str(start_up.parent) in found
+
+
 def test_a_moved_checkout_is_silent(venv: Path, source: Path, tmp_path: Path) -> None:
     run(venv / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", source)
     source.rename(tmp_path / "elsewhere")
@@ -141,7 +154,10 @@ assert YOLO(model.trainer.best).predict("数据/images/val", imgsz=64)
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(source: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel_from_sdist(source, tmp_path / "dist")) as z:
+    wheel = wheel_from_sdist(source, tmp_path / "dist")
+    if importlib.util.find_spec("twine"):  # what PyPI checks; the package is in the extra `dev`
+        run(sys.executable, "-m", "twine", "check", "--strict", *wheel.parent.iterdir())
+    with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
     tops = {n.split("/")[0] for n in names if ".dist-info" not in n}
     assert tops == {"yolo_attn", "yolo_attn_boot.py", "yolo_attn_boot.pth", "yolo_attn_boot.start"}

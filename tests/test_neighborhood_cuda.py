@@ -109,8 +109,8 @@ from triton.compiler import ASTSource
 from yolo_attn.kernels.candidates import neighborhood_triton as kernels
 
 constants = dict(D=16, CHANNELS=16, K=7, STRIDE=1, DILATION=1, TILE_Y=8, TILE_X=8, MIRRORS_Y=1, MIRRORS_X=1)
-for dtype, exact, capability in (("fp16", "fp32", 80), ("bf16", "fp32", 90), ("fp32", "fp32", 90), ("fp64", "fp64", 90)):
-    types = dict.fromkeys(("lse", "delta"), "*" + exact)
+for dtype, capability in (("fp16", 80), ("bf16", 90), ("fp32", 90), ("fp64", 90)):
+    types = dict.fromkeys(("lse", "delta"), "*fp64" if dtype == "fp64" else "*fp32")
     types |= dict.fromkeys(("qkv", "position", "out", "g", "d_qkv"), "*" + dtype)
     for kernel in (kernels._forward, kernels._backward_queries, kernels._backward_keys):
         known = {k: v for k, v in {**constants, "DOUBLE": dtype == "fp64"}.items() if k in kernel.arg_names}

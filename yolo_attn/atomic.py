@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ except ImportError:  # Windows, where a file that is open cannot be deleted: no 
 
 __all__ = ["replacing", "write_bytes", "write_text"]
 
+PATIENCE = 2.0  # seconds to wait for readers on Windows
 LONGEST_STEM = 40  # characters; a file system takes 255 bytes for a whole name
 
 
@@ -88,18 +90,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if fcntl is None:
             os.close(handle)
             handle = -1
-        os.replace(part, target)
+        _rename(part, target)
         _flush_folder(target.parent)
     except OSError as e:
         if e.errno is not None and (part is None or e.filename in (None, str(part), str(target), str(target.parent))):
             raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     finally:
+        if handle >= 0:  # first: Windows does not delete what is open
+            os.close(handle)
         if part is not None:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-        if handle >= 0:
-            os.close(handle)
+
+
+def _rename(part: Path, target: Path) -> None:
+    """Rename `part` to `target`; Windows refuses while somebody reads `target`, so wait there for up to two seconds."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            os.replace(part, target)
+            return
+        except PermissionError:
+            if fcntl is not None or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def _create(target: Path) -> tuple[Path, int]:

@@ -7,6 +7,7 @@ is imported when the command runs.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a pipe on Windows has a code page, without most letters of paths
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments[:1] in (["version"], ["--version"], ["-V"]):
         from .. import __version__
 
