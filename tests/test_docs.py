@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import make
 import pytest
+from ultralytics import cfg
 
 from yolo_attn import commands, registry
 from yolo_attn.commands import COMMANDS
@@ -100,9 +101,14 @@ def test_every_command_line_is_accepted_by_its_parser(path: Path) -> None:
 
 
 @every_text
-def test_every_model_file_that_is_named_exists(path: Path) -> None:
-    from ultralytics import cfg
+def test_every_yolo_command_has_arguments_of_ultralytics(path: Path) -> None:
+    for line in re.findall(r"^(?: {4})?(?:.* && )?(yolo .*=.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        arguments = dict(part.split("=", 1) for part in shlex.split(line, comments=True) if "=" in part)
+        cfg.check_dict_alignment(vars(cfg.get_cfg()), arguments)
 
+
+@every_text
+def test_every_model_file_that_is_named_exists(path: Path) -> None:
     stock = {p.name for p in Path(cfg.__file__).parent.rglob("*.yaml")}
     of_the_reader = re.compile(r".*-(mine|operator|m|se)\.yaml")
     for name in re.findall(r"\byolo(?:v|e-)?\d+[a-z]?-[\w-]+\.yaml", path.read_text(encoding="utf-8")):

@@ -28,7 +28,8 @@ def run(weights: Path, out: Path | None) -> int:
     if out is not None:
         conversion.save(out)
     model = conversion.models[0] if conversion.models else "<your model>.yaml"
-    print(f"{'usable' if out is None else f'wrote {out}'}: yolo train model={model} pretrained={out or weights} data=...")
+    state = "usable" if out is None else f"wrote {out}"
+    print(f"{state}: yolo train model={model} pretrained={out or weights} data=...")
     return 0
 
 

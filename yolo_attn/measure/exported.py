@@ -70,7 +70,8 @@ def _ncnn(file: Path) -> Run:
     net.opt.use_vulkan_compute = False
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     # Both functions report failure by their result alone, and a net that failed to load crashes when it is run.
-    unknown = sorted({layer for line in path.read_text(encoding="utf-8").splitlines() if "." in (layer := line.split()[0])})
+    layers = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()}
+    unknown = sorted(layer for layer in layers if "." in layer)
     if unknown:
         raise LoadError(f"ncnn has no layer {', '.join(unknown)}")
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
