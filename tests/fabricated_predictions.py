@@ -26,7 +26,8 @@ def fabricate(patch: pytest.MonkeyPatch) -> None:
         self.seed = int(abs(float(first.detach().double().sum())) * 1e6) + len(others)
 
     def update_metrics(self: Any, preds: Any, batch: dict[str, Any]) -> None:
-        update(self, [_made(self, batch, i) for i in range(len(batch["im_file"]))], batch)
+        made = type(self) is DetectionValidator  # those of other tasks predict more than boxes
+        update(self, [_made(self, batch, i) for i in range(len(batch["im_file"]))] if made else preds, batch)
 
     patch.setattr(DetectionValidator, "init_metrics", init_metrics)
     patch.setattr(DetectionValidator, "update_metrics", update_metrics)
@@ -56,10 +57,12 @@ def _made(validator: Any, batch: dict[str, Any], image: int) -> dict[str, torch.
 def untrained(folder: Path, name: str, data: str, base: str = "yolov8n.yaml", seed: int = 0) -> Path:
     """A checkpoint of an untrained model for a dataset's classes."""
     torch.manual_seed(seed)
-    names = yaml.safe_load(Path(data).read_text())["names"]
+    spec = yaml.safe_load(Path(data).read_text())
+    names = spec["names"]
     like = read_yaml(base)[0]
     file = folder / f"{Path(base).stem}-{name}.yaml"
-    file.write_text(yaml.safe_dump({**{k: v for k, v in like.items() if k != "yaml_file"}, "nc": len(names)}))
+    own = {"nc": len(names)} | {k: v for k, v in spec.items() if k == "kpt_shape"}
+    file.write_text(yaml.safe_dump({**{k: v for k, v in like.items() if k != "yaml_file"}, **own}))
     model = YOLO(file)
     model.model.names = dict(names)
     model.model.args = {"imgsz": 96, "task": "detect", "data": data}

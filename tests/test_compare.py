@@ -169,6 +169,24 @@ def test_everything_is_written_and_the_page_needs_no_other_file(compared: Compar
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("task", "base"), [("segment", "yolov8n-seg.yaml"), ("pose", "yolov8n-pose.yaml")])
+def test_boxes_of_other_tasks_are_compared_also_of_models_that_find_nothing(
+    task: str, base: str, tmp_path: Path
+) -> None:
+    of_task = tiny_dataset(tmp_path, task, train=1, val=2)
+    models = [untrained(tmp_path, name, of_task, base, seed) for seed, name in enumerate("ab")]
+    found = compare(models, of_task, imgsz=96, seconds=0)
+    assert found.runs["mAP50"].to_list() == pytest.approx([0, 0], abs=0.01)
+    assert set(found.figures) | set(found.skipped) == set(NAMES)
+    if task == "pose":
+        spec = yaml.safe_load(Path(of_task).read_text())
+        other = tmp_path / "points.yaml"
+        other.write_text(yaml.safe_dump({**spec, "kpt_shape": [9, 2]}))
+        with pytest.raises(UsageError, match=r"has kpt_shape \[9, 2\], the models"):
+            compare(models, other, imgsz=96)
+
+
+@pytest.mark.slow
 def test_the_command_prints_the_numbers_and_where_the_page_is(
     folder: Path, data: str, tmp_path: Path, predicting: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,7 +120,7 @@ def compare(
 
     entries = read_entries(models)
     where = str(read_device(str(device)))
-    check_data(data, split, entries[0].models[0].names)
+    check_data(data, split, entries[0].models[0])
     size = image_size(entries, imgsz)
     costs, conditions = latency.measure({e.name: e.nets[0] for e in entries}, size, where, seconds)
     arguments = {"batch": batch, "device": where}

@@ -131,13 +131,13 @@ def image_size(entries: Sequence[Entry], imgsz: int | None) -> int:
     return -(-(imgsz or next(iter(sizes.values()))) // stride) * stride
 
 
-def check_data(data: str | Path, split: str, names: Mapping[int, str]) -> None:
-    """Whether a dataset has a split, and the models' classes.
+def check_data(data: str | Path, split: str, model: Any) -> None:
+    """Whether a dataset has a split, and the classes and keypoints of a model.
 
     Args:
         data: Path or name of its YAML.
         split: train, val or test.
-        names: Classes of the models.
+        model: Ultralytics' object for any of the models.
 
     Raises:
         UsageError: It has not, or it cannot be read.
@@ -155,9 +155,14 @@ def check_data(data: str | Path, split: str, names: Mapping[int, str]) -> None:
     for path in where if isinstance(where, list) else [where]:
         if not Path(path).exists():
             raise UsageError(f"data={data}: its {split} split is {path}, which does not exist. Correct the path there.")
-    if list(found["names"].values()) != list(names.values()):
-        listed = [", ".join(map(str, list(n.values())[:5])) for n in (found["names"], names)]
+    if list(found["names"].values()) != list(model.names.values()):
+        listed = [", ".join(map(str, list(n.values())[:5])) for n in (found["names"], model.names)]
         raise UsageError(f"data={data} has the classes {listed[0]}, the models {listed[1]}. Use the models' dataset.")
+    points = getattr(model.model, "kpt_shape", None)
+    if points is not None and list(points) != list(found.get("kpt_shape") or ()):
+        raise UsageError(
+            f"data={data} has kpt_shape {found.get('kpt_shape')}, the models {list(points)}. Use the models' dataset."
+        )
 
 
 def _reason(e: BaseException) -> str:
