@@ -13,7 +13,8 @@ from yolo_attn.layers import LayerScale, fuse
 BLOCKS = [b for b in registry.list_blocks() if not b.carrier and not hasattr(b.cls, "out_channels")]
 #: Without those that wrap layers of another package, whose norms do not fold and whose rows are all alike.
 OWN = [b for b in registry.list_blocks() if not b.requires]
-__all__ = ["BLOCKS", "CHANNELS", "OWN", "assert_folds", "build", "inputs", "random_norms"]
+OWN_BLOCKS = [b for b in BLOCKS if not b.requires]
+__all__ = ["BLOCKS", "CHANNELS", "OWN", "OWN_BLOCKS", "assert_folds", "build", "inputs", "random_norms"]
 
 
 def random_norms(module: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from device import CUDA, DEVICE, MARKS, only_on_cuda
 from kernel_cases import CASES, assert_same, observe, outcome
 from kernel_cases import inputs as case_inputs
-from modules import BLOCKS, build, inputs
+from modules import OWN_BLOCKS, build, inputs
 from safetensors.torch import load_file
 from test_official import CASES as GOLDEN
 from test_official import like_reference, to_bchw
@@ -80,7 +80,7 @@ def test_matches_the_authors_code(path: Path, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.name)
+@pytest.mark.parametrize("block", OWN_BLOCKS, ids=lambda b: b.name)
 def test_autocast_agrees_with_single_precision(block: registry.Block, dtype: torch.dtype) -> None:
     module, xs = placed(build(block).eval(), inputs(block, 2, 14, 11))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_autocast_agrees_with_single_precision(block: registry.Block, dtype: tor
     assert (got.float() - want).norm() <= 16 * torch.finfo(dtype).eps * want.norm()
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.name)
+@pytest.mark.parametrize("block", OWN_BLOCKS, ids=lambda b: b.name)
 def test_channels_last_has_the_same_numbers_and_gradients(block: registry.Block) -> None:
     module, xs = build(block).double(), [x.double() for x in inputs(block, 2, 13, 10)]
     want = step(block, *placed(module, xs))
@@ -115,7 +115,7 @@ def outcome_on_device(module: nn.Module, xs: list[Tensor]) -> dict[str, Tensor |
         return outcome(module, xs)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.name)
+@pytest.mark.parametrize("block", OWN_BLOCKS, ids=lambda b: b.name)
 def test_neither_pass_waits_for_the_device(block: registry.Block) -> None:
     module, xs = placed(build(block).train(), inputs(block, 2, 12, 14))
     xs = [x.requires_grad_() for x in xs]
@@ -126,7 +126,7 @@ def test_neither_pass_waits_for_the_device(block: registry.Block) -> None:
 
 
 @only_on_cuda
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.name)
+@pytest.mark.parametrize("block", OWN_BLOCKS, ids=lambda b: b.name)
 def test_inference_is_captured_as_a_graph(block: registry.Block) -> None:
     module, xs = placed(build(block).eval(), inputs(block, 1, 12, 14))
     with torch.no_grad():

@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from modules import BLOCKS, build, inputs
+from modules import OWN_BLOCKS, build, inputs
 from torch import nn
 
 from yolo_attn import registry
 from yolo_attn.checks.subject import run
 
-OPERATORS = [b for b in BLOCKS if not b.carrier]
+OPERATORS = [b for b in OWN_BLOCKS if not b.carrier]
 
 
 class Wrapper(nn.Module):

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from modules import CHANNELS, OWN, assert_folds, build, inputs, random_norms
+from modules import CHANNELS, OWN, OWN_BLOCKS, assert_folds, build, inputs, random_norms
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -21,11 +21,10 @@ from yolo_attn.layers import BatchNorm2d, ChannelAffine, ConvNorm, Fusible, Laye
 
 #: BatchNorms that follow no convolution, or one whose output goes elsewhere too.
 STAYS = {"ACmixBottleneck": ["bn2"]}
-FOLDED = [b for b in OWN if not b.carrier and not hasattr(b.cls, "out_channels")]
 SMALL = {"channels": (16, 24, 32, 48), "depths": (1, 1, 1, 1)}
 
 
-@pytest.mark.parametrize("block", FOLDED, ids=lambda b: b.name)
+@pytest.mark.parametrize("block", OWN_BLOCKS, ids=lambda b: b.name)
 def test_every_block_folds(block: registry.Block) -> None:
     xs = inputs(block, 2, 9, 6)
     assert_folds(build(block), xs if block.many else xs[0], STAYS.get(block.name))
@@ -125,7 +124,7 @@ def test_a_norm_that_somebody_exchanged_is_left_alone() -> None:
 
 def test_what_a_class_declares_exists() -> None:
     """A misspelt path would otherwise be found at export only."""
-    for block in FOLDED:
+    for block in OWN_BLOCKS:
         for module in build(block).modules():
             if isinstance(module, Fusible):
                 for norm, conv in module.folds.items():
