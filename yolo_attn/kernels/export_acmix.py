@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .eligibility import Conv
-from .graph import FLOOR, MASKED, convolve, has_gather, is_known, shape_of, unshuffle
+from .graph import FLOOR, MASKED, constant, convolve, has_gather, is_known, shape_of, unshuffle
 from .slots import ANY_FLOAT, EXPORT, kernel
 from .window import Window, mirror_pad
 
@@ -57,15 +57,14 @@ def acmix(x_BCHW: Tensor, place_12HW: Tensor, layers: ACmixLayers) -> Tensor:
     if has_gather() and is_known(height, width):
         position_11ND = convolve(place_12HW, layers.conv_p).reshape(1, 1, d, -1).transpose(2, 3)
         qkv_BjND = qkv.reshape(b, d, 3 * h, -1).permute(0, 2, 3, 1)
-        q, k, v = qkv_BjND[:, :h] * d**-0.5, qkv_BjND[:, h : 2 * h] - position_11ND, qkv_BjND[:, 2 * h :]
-        att_BCPQ = _attend_by_gather(q, k, v, height, width, layers.window)
-        return layers.rate_att * att_BCPQ + layers.rate_conv * _shifted_conv(qkv, layers.fc, layers.dep_conv, d)
+        att_BCPQ = _attend_by_gather(qkv_BjND, position_11ND, height, width, layers.window)
+        return layers.rate_att * att_BCPQ + _shifted_conv(qkv, layers)
     position_11DN = convolve(place_12HW, layers.conv_p).reshape(1, 1, d, -1)
     qkv_BjDN = qkv.reshape(b, d, 3 * h, -1).transpose(1, 2)
     q, k, v = qkv_BjDN[:, :h] * d**-0.5, qkv_BjDN[:, h : 2 * h] - position_11DN, qkv_BjDN[:, 2 * h :]
     q, k, v = (z.reshape(b, h * d, height, width) for z in (q, k, v))
     att_BCPQ = _attend(q, k, v, layers)
-    return layers.rate_att * att_BCPQ + layers.rate_conv * _shifted_conv(qkv, layers.fc, layers.dep_conv, d)
+    return layers.rate_att * att_BCPQ + _shifted_conv(qkv, layers)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, layers: ACmixLayers) -> Tensor:
@@ -86,15 +85,19 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layers: ACmixLayers) -> Tensor:
     return F.pixel_shuffle(y_BCYX, t)[:, :, :rows, :columns]
 
 
-def _attend_by_gather(q: Tensor, k: Tensor, v: Tensor, height: int, width: int, window: Window) -> Tensor:
-    """`_attend` with patches of keys that fit the tiles, copied by constant indices; B h N D each."""
-    b, h, _, d = shape_of(q)
+def _attend_by_gather(qkv_BjND: Tensor, position_11ND: Tensor, height: int, width: int, window: Window) -> Tensor:
+    """`_attend` with patches of keys that fit the tiles, copied by constant indices.
+
+    One head after the other: its patches and weights stay in a cache between the operations.
+    """
+    b, j, _, d = shape_of(qkv_BjND)
+    h = j // 3
     s, t, m = window.stride, TILE, window.patch(TILE)
     rows, columns = -(-height // s), -(-width // s)
     tiles = [(y, x) for y in range(0, rows, t) for x in range(0, columns, t)]
 
     def index(positions: Iterable[tuple[int, int]], row: int) -> Tensor:
-        return torch.tensor([y * row + x for y, x in positions], device=q.device)
+        return torch.tensor([y * row + x for y, x in positions], device=qkv_BjND.device)
 
     near = range(-window.border, m - window.border)
     keys = ((_mirrored(y * s + i, height), _mirrored(x * s + j, width)) for y, x in tiles for i in near for j in near)
@@ -102,14 +105,18 @@ def _attend_by_gather(q: Tensor, k: Tensor, v: Tensor, height: int, width: int, 
     queries = [(y + i, x + j) for y, x in tiles for i in inner for j in inner]
     inside = ((min(y * s, height - 1), min(x * s, width - 1)) for y, x in queries)  # queries beyond the map repeat one
     place = {position: i for i, position in enumerate(queries)}
-    out = torch.tensor([place[y, x] for y in range(rows) for x in range(columns)], device=q.device)
+    out = torch.tensor([place[y, x] for y in range(rows) for x in range(columns)], device=qkv_BjND.device)
 
-    key_index = index(keys, width)
-    q_BnTD = q.index_select(2, index(inside, width)).reshape(b, -1, t * t, d)
-    k_BnMD, v_BnMD = (z.index_select(2, key_index).reshape(b, -1, m * m, d) for z in (k, v))
+    key_index, query_index = index(keys, width), index(inside, width)
     mask = [[0.0 if seen else MASKED for seen in query] for query in _visible(t, window)]
-    y_BhOD = _masked_attention(q_BnTD, k_BnMD, v_BnMD, mask).reshape(b, h, -1, d).index_select(2, out)
-    return y_BhOD.transpose(2, 3).reshape(b, h * d, rows, columns)
+    heads = []
+    for i in range(h):
+        q, k, v = (qkv_BjND[:, n : n + 1] for n in (i, i + h, i + 2 * h))
+        q_BnTD = q.index_select(2, query_index).reshape(b, -1, t * t, d) * d**-0.5
+        k_BnMD, v_BnMD = (z.index_select(2, key_index).reshape(b, -1, m * m, d) for z in (k - position_11ND, v))
+        y_B1OD = _masked_attention(q_BnTD, k_BnMD, v_BnMD, mask).reshape(b, 1, -1, d)
+        heads.append(y_B1OD.index_select(2, out))
+    return torch.cat(heads, 1).transpose(2, 3).reshape(b, h * d, rows, columns)
 
 
 def _visible(t: int, window: Window) -> list[list[bool]]:
@@ -178,10 +185,14 @@ def _mask(t: int, window: Window) -> list[list[float]]:
     ]  # fmt: skip
 
 
-def _shifted_conv(qkv: Tensor, fc: Conv | None, dep_conv: Conv, d: int) -> Tensor:
-    """Both convolutions of the convolution path, B C P Q."""
+def _shifted_conv(qkv: Tensor, layers: ACmixLayers) -> Tensor:
+    """Both convolutions of the convolution path times its rate, B C P Q."""
+    fc, dep_conv, d = layers.fc, layers.dep_conv, layers.head_dim
     if fc is not None:
         # The D channels share `fc`: D groups with the same kernels.
         bias = None if fc.bias is None else torch.cat([fc.bias] * d)
         qkv = F.conv2d(qkv, torch.cat([fc.weight] * d), bias, groups=d)
-    return convolve(qkv, dep_conv)
+    own = dep_conv.bias
+    bias = None if own is None else constant(lambda: own * layers.rate_conv)
+    weight = constant(lambda: dep_conv.weight * layers.rate_conv)
+    return convolve(qkv, dep_conv._replace(weight=weight, bias=bias))

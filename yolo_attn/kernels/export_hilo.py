@@ -7,6 +7,7 @@ Shapes  B batch, C channels, D channels of a head, h Hi-Fi heads, l Lo-Fi heads,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .eligibility import Conv
-from .graph import MASKED, attention_of_maps, convolve, is_known, shape_of, unshuffle
+from .graph import MASKED, attention_of_maps, convolve, convolve_in_parts, is_known, shape_of, shuffle, unshuffle
 from .slots import ANY_FLOAT, EXPORT, kernel
 
 
@@ -49,10 +50,11 @@ def hilo(x_BCHW: Tensor, layers: HiLoLayers) -> Tensor:
         x_BCYX = _to_whole_windows(x_BCHW, s)
         if layers.masked:
             inside = F.pad(_ones(x_BCHW, height, width), (0, -width % s, 0, -height % s))
-    h_qkv, l_q = convolve(x_BCYX, layers.qkv).split((3 * layers.h_heads * d, layers.l_heads * d), 1)
+    sizes = [n * d for n in (layers.h_heads, layers.h_heads, layers.h_heads, layers.l_heads) if n]
+    maps = convolve_in_parts(x_BCYX, layers.qkv, sizes)
     parts = []
     if layers.h_proj:
-        parts.append(convolve(_crop(_hi_fi(h_qkv, inside, layers), height, width, whole), layers.h_proj))
+        parts.append(convolve(_crop(_hi_fi(maps[:3], inside, layers), height, width, whole), layers.h_proj))
     if layers.l_kv and layers.l_proj:
         pooled = x_BCYX
         if s > 1:
@@ -60,24 +62,24 @@ def hilo(x_BCHW: Tensor, layers: HiLoLayers) -> Tensor:
             if inside is not None:
                 pooled = pooled / F.avg_pool2d(inside, s)
         kv = convolve(pooled, layers.l_kv)
-        q_BlDN = _crop(l_q, height, width, whole).reshape(b, layers.l_heads, d, -1)
+        q_BlDN = _crop(maps[-1], height, width, whole).reshape(b, layers.l_heads, d, -1)
         k_BlDM, v_BlDM = kv.reshape(b, 2 * layers.l_heads, d, -1).chunk(2, 1)
         y_BlDN = attention_of_maps(q_BlDN, k_BlDM, v_BlDM, layers.scale)
         parts.append(convolve(y_BlDN.reshape(b, layers.l_heads * d, height, width), layers.l_proj))
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-def _hi_fi(qkv_BCYX: Tensor, inside_11YX: Tensor | None, layers: HiLoLayers) -> Tensor:
-    """Attention within windows, B hD Y X."""
+def _hi_fi(qkv_BCYX: Sequence[Tensor], inside_11YX: Tensor | None, layers: HiLoLayers) -> Tensor:
+    """Attention of queries to keys and values, B hD Y X each, within windows; B hD Y X."""
     s, h, d = layers.window, layers.h_heads, layers.head_dim
-    b, _, rows, columns = shape_of(qkv_BCYX)
-    q, k, v = (unshuffle(z, s).reshape(b, h * d, s * s, -1) for z in qkv_BCYX.chunk(3, 1))  # B hD T n each
+    b, _, rows, columns = shape_of(qkv_BCYX[0])
+    q, k, v = (unshuffle(z, s).reshape(b, h * d, s * s, -1) for z in qkv_BCYX)  # B hD T n each
     mask = None
     if inside_11YX is not None:
         mask = (1 - unshuffle(inside_11YX, s).reshape(1, 1, s * s, -1)) * MASKED
     attend = _attend_by_position if s == 2 else _attend_by_window
     y_BCPQ = attend(q * layers.scale, k, v, mask, h, d).reshape(b, h * d * s * s, rows // s, columns // s)
-    return F.pixel_shuffle(y_BCPQ, s)
+    return shuffle(y_BCPQ, s)
 
 
 def _attend_by_position(q: Tensor, k: Tensor, v: Tensor, mask_11Tn: Tensor | None, h: int, d: int) -> Tensor:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .eligibility import Norm
-from .graph import convolve
-from .selection import Branch, Squeeze, pooled_sum
+from .graph import convolve, normalize
+from .selection import Branch, Squeeze
 from .slots import ANY_FLOAT, EXPORT, kernel
 
 
@@ -27,8 +26,8 @@ def _normalises_by_running_statistics(
 def selective_kernel(x_BCHW: Tensor, branches: Sequence[Branch], squeeze: Squeeze, split: bool) -> Tensor:
     """sum_k a_k relu(bn_k(conv_k(x))), B C H W; arguments are those of `selection.selective_kernel`."""
     parts = x_BCHW.chunk(len(branches), 1) if split else [x_BCHW] * len(branches)
-    maps = [_norm(convolve(x, b.conv), b.norm).relu() for x, b in zip(parts, branches, strict=True)]
-    z_BD11 = _norm(convolve(pooled_sum(maps), squeeze.fc), squeeze.norm)
+    maps = [normalize(convolve(x, b.conv), b.norm).relu() for x, b in zip(parts, branches, strict=True)]
+    z_BD11 = normalize(convolve(_pooled_sum(maps), squeeze.fc), squeeze.norm)
     if squeeze.relu:
         z_BD11 = z_BD11.relu()
     logits_BC11 = [convolve(z_BD11, fc) for fc in squeeze.fcs]
@@ -42,7 +41,7 @@ def selective_kernel(x_BCHW: Tensor, branches: Sequence[Branch], squeeze: Squeez
     return y_BCHW
 
 
-def _norm(x_BCHW: Tensor, norm: Norm | None) -> Tensor:
-    if norm is None:
-        return x_BCHW
-    return F.batch_norm(x_BCHW, norm.mean, norm.var, norm.weight, norm.bias, False, 0.0, norm.eps)
+def _pooled_sum(maps: Sequence[Tensor]) -> Tensor:
+    """sum_k mean over H W of f_k, B C 1 1; pooling keeps the layout that runtimes give to convolutions."""
+    pooled = [F.adaptive_avg_pool2d(f_BCHW, 1) for f_BCHW in maps]
+    return sum(pooled[1:], pooled[0])

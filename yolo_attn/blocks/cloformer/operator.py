@@ -32,7 +32,6 @@ from torch.nn import functional as F
 
 from ...kernels import accelerated, eligibility
 from ...kernels.clo_attention import Settings, Weights
-from ...kernels.graph import attention_of_maps, is_recorded, shape_of
 from ...layers import check_heads
 from ...registry import register
 
@@ -213,13 +212,9 @@ class AttnConv(nn.Module):
 
     def attend(self, q_BmHW: torch.Tensor, kv_BIPQ: torch.Tensor) -> torch.Tensor:
         """Softmax attention of every position over the pooled positions, B m H W; I = 2m."""
-        (b, m, height, width), (p, q) = shape_of(q_BmHW), shape_of(kv_BIPQ)[2:]
+        (b, m, height, width), (p, q) = q_BmHW.shape, kv_BIPQ.shape[2:]
         heads, d = self.global_heads, self.head_dim
         dropout = self.attn_drop if self.training else 0.0
-        if is_recorded() and not dropout:
-            k_BhDM, v_BhDM = kv_BIPQ.reshape(b, 2 * heads, d, p * q).chunk(2, 1)
-            q_BhDN = q_BmHW.reshape(b, heads, d, height * width)
-            return attention_of_maps(q_BhDN, k_BhDM, v_BhDM, self.scale).reshape(b, m, height, width)
         # PyTorch's attention without the N x M weights wants a last dimension of stride 1.
         q_BhND = q_BmHW.reshape(b, heads, d, height * width).transpose(2, 3).contiguous()
         k_BhMD, v_BhMD = kv_BIPQ.reshape(b, 2 * heads, d, p * q).transpose(2, 3).contiguous().chunk(2, 1)
