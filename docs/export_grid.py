@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from yolo_attn.atomic import write_text
-from yolo_attn.measure.exported import TOLERANCE, compare, difference, quiet_export, random_images
+from yolo_attn.measure.exported import TOLERANCE, compare, difference, quiet_export, random_images, run_exported
 from yolo_attn.measure.runtimes import PACKAGES
 
 DOCS = Path(__file__).resolve().parent
@@ -46,22 +46,35 @@ class Column(NamedTuple):
         shapes: Out of `SHAPES`.
         packages: What converts and runs it, for the versions.
         options: Further arguments of the export.
+        tolerance: Largest difference that counts as equal.
     """
 
     format: str
     shapes: tuple[str, ...]
     packages: tuple[str, ...]
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    tolerance: float = TOLERANCE
 
 
+#: For float16, whose numbers have 11 significant bits.
+HALF = 0.05
+ONNX, OPENVINO, NCNN = ("onnx", "onnxruntime"), ("openvino",), ("pnnx", "ncnn")
+STATIC = ("static",)
 COLUMNS = {
     "torchscript": Column("torchscript", SHAPES, ()),
-    "onnx": Column("onnx", SHAPES, ("onnx", "onnxruntime")),
-    "onnx opset 13": Column("onnx", ("static",), ("onnx", "onnxruntime"), {"opset": 13}),
-    "openvino": Column("openvino", SHAPES, ("openvino",)),
-    "ncnn": Column("ncnn", ("static",), ("pnnx", "ncnn")),
-    "mnn": Column("mnn", ("static",), ("MNN",)),
-    "coreml": Column("coreml", ("static",), ("coremltools",)),
+    "onnx": Column("onnx", SHAPES, ONNX),
+    "onnx opset 13": Column("onnx", STATIC, ONNX, {"opset": 13}),
+    "openvino": Column("openvino", SHAPES, OPENVINO),
+    "ncnn": Column("ncnn", STATIC, NCNN),
+    "mnn": Column("mnn", STATIC, ("MNN",)),
+    "coreml": Column("coreml", STATIC, ("coremltools",)),
+    "onnx batch 4": Column("onnx", STATIC, ONNX, {"batch": 4}),
+    "openvino batch 4": Column("openvino", STATIC, OPENVINO, {"batch": 4}),
+    "onnx half": Column("onnx", STATIC, ONNX, {"half": True}, HALF),
+    "openvino half": Column("openvino", STATIC, OPENVINO, {"half": True}, HALF),
+    "ncnn half": Column("ncnn", STATIC, NCNN, {"half": True}, HALF),
+    "onnx nms": Column("onnx", STATIC, ONNX, {"nms": True}),
+    "openvino nms": Column("openvino", STATIC, OPENVINO, {"nms": True}),
 }
 
 PAGE = """# Export
@@ -78,7 +91,7 @@ difference from PyTorch. `yolo export` exports to the same formats and others, w
 {table}
 
 The number is the largest difference from PyTorch over all inputs: boxes relative to the largest coordinate, scores
-relative to the largest score. Up to {tolerance} counts as equal. Each model is `yolov8n-<block>.yaml` with random
+relative to the largest score. Up to {tolerance} counts as equal, in float16 up to {half}. Each model is `yolov8n-<block>.yaml` with random
 weights and open gates (the last BatchNorm of every block has a nonzero weight); stock is `yolov8n.yaml`. Switching the
 blocks off changes the output by `blocks_change` in [export.csv](export.csv), in the same unit.
 
@@ -231,20 +244,22 @@ def markdown(rows: Sequence[Row]) -> str:
     """The page of a grid."""
     columns = list(dict.fromkeys((r["format"], r["shape"]) for r in rows))
     cells = {(r["block"], r["format"], r["shape"]): r for r in rows}
-    table = ["| block | " + " | ".join(f"{f} {s}" for f, s in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for block in dict.fromkeys(r["block"] for r in rows):
+    blocks = tuple(dict.fromkeys(r["block"] for r in rows))
+    table = ["| format | " + " | ".join(blocks) + " |", "|---" * (len(blocks) + 1) + "|"]
+    for column in columns:
         shown = []
-        for column in columns:
+        for block in blocks:
             r = cells.get((block, *column), {"verdict": "", "difference": ""})
-            verdict = {"equal": "equal", CONVERTED: "converts", "": ""}.get(r["verdict"], "**no**")
+            verdict = {"equal": "equal", CONVERTED: "converts", "": "not run"}.get(r["verdict"], "**no**")
             shown.append(f"{verdict} {r['difference']}".strip())
-        table.append(f"| {block} | " + " | ".join(shown) + " |")
+        table.append(f"| {' '.join(column)} | " + " | ".join(shown) + " |")
     failed = [f"* {r['block']}, {r['format']} {r['shape']}: {r['verdict']}." for r in rows if not _good(r)]
     versions = dict.fromkeys(v for r in rows for v in _pairs(r.get("versions", "")))
     inputs = {s: next((r["inputs"] for r in rows if r["shape"] == s), "not run") for s in SHAPES}
     return PAGE.format(
         table="\n".join(table),
         tolerance=f"{TOLERANCE:g}",
+        half=f"{HALF:g}",
         failed="## Failures\n\n" + "\n".join(failed) if failed else "Every export of the grid is equal.",
         versions=", ".join(versions),
         **inputs,
@@ -260,7 +275,8 @@ def _pairs(versions: str) -> list[str]:
 def _cell(model: Any, column: Column, shape: str) -> Row:
     """Inputs, difference and verdict of one cell."""
     sides = SIDES if shape == "dynamic" else SIDES[:1]
-    inputs = [random_images(b, *side) for b, side in enumerate(sides, 1)]  # a dynamic export also takes any batch
+    first = column.options.get("batch", 1)
+    inputs = [random_images(b, *side) for b, side in enumerate(sides, first)]  # a dynamic export also takes any batch
     row = {"inputs": " and ".join("x".join(map(str, x.shape)) for x in inputs), "difference": ""}
     form = column.format
     try:
@@ -271,12 +287,25 @@ def _cell(model: Any, column: Column, shape: str) -> Row:
                 )
             if form not in PACKAGES:
                 return row | {"verdict": CONVERTED if Path(file).exists() else "no file was written"}
-            gaps = [compare(model.model, form, file, x) for x in inputs]
+            measure = compare_detections if column.options.get("nms") else compare
+            gaps = [measure(model.model, form, file, x) for x in inputs]
     except Exception as e:  # any error of the exporter or the runtime is the result
         return row | {"verdict": " ".join(f"{type(e).__name__}: {e}".split("\n")[0].split())[:300]}
     worst = max(gaps, key=lambda g: (g != g, g))  # NaN first
     row["difference"] = f"{worst:.1e}"
-    return row | {"verdict": "equal" if worst <= TOLERANCE else "the numbers differ from PyTorch's"}
+    return row | {"verdict": "equal" if worst <= column.tolerance else "the numbers differ from PyTorch's"}
+
+
+def compare_detections(model: Any, form: str, file: str, x: torch.Tensor) -> float:
+    """The largest difference of boxes and of scores after non-maximum suppression, B 300 6."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.engine.exporter import NMSModel
+
+    settings = get_cfg(overrides={"format": form, "batch": len(x)})
+    settings.conf = 0.25  # the exporter's default
+    (found,) = run_exported(form, file, x)
+    expected = NMSModel(model.eval(), settings)(x)
+    return max(difference(found[..., part], expected[..., part]) for part in (slice(4), slice(4, 5)))
 
 
 @contextlib.contextmanager

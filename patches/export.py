@@ -1,9 +1,10 @@
 """Patch: export.
 
 Graphs that are not exported with `dynamic=True` get sizes as numbers (`yolo_attn.kernels.graph.fixed_sizes`), which
-more runtimes take and which are smaller. A file that the installed runtime of its format does not load is removed and
-reported; Ultralytics reports success for it. TorchScript files keep following the size of their input. Models without
-our blocks are exported by the untouched original.
+more runtimes take and which are smaller. In INT8 files the blocks stay in float where the format allows it; where it
+does not, a warning comes before the export. A file that the installed runtime of its format does not load is removed
+and reported; Ultralytics reports success for it. TorchScript files keep following the size of their input. Models
+without our blocks are exported by the untouched original.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ def _make(original: Function) -> Function:
         """Export, with sizes as numbers where the graph is for one size, and check that the file loads."""
         if not hasattr(self.model, "modules") or not registry.has_blocks(self.model):
             return original(self, *args, **kwargs)
+        from .. import int8
         from ..kernels.graph import fixed_sizes
 
         options = {"format": "torchscript", "dynamic": False, **self.overrides, **kwargs}
         form = str(options["format"]).lower()
-        fixed = form != "torchscript" and not options["dynamic"]
-        with fixed_sizes(form in GATHER) if fixed else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if form != "torchscript" and not options["dynamic"]:
+                stack.enter_context(fixed_sizes(form in GATHER))
+            if int8.is_int8(options):
+                stack.enter_context(int8.blocks_in_float(self.model, form))
             file = original(self, *args, **kwargs)
         if file:
             _check(form, Path(file))

@@ -16,7 +16,7 @@ LAYERS = (
     ("loading",),
     ("comparison",),
     ("card", "checks", "detect", "inside", "patches", "training"),
-    ("official", "weights", "measure", "yamls", "shapes"),
+    ("int8", "official", "weights", "measure", "yamls", "shapes"),
     ("blocks",),
     ("rows", "registry", "record", "carriers", "layers", "kernels"),
     ("values",),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from yolo_attn import commands
-from yolo_attn.measure import cases, operators, whole_models
+from yolo_attn.measure import cases, latency, operators, whole_models
 from yolo_attn.measure.conditions import Conditions
 
 
@@ -84,6 +84,9 @@ def test_the_shapes_n_and_s_are_the_maps_of_yolov8() -> None:
         (["models", "models=yolov8n,yolov8n"], "names 'yolov8n' twice"),
         (["models", "imgsz=100"], "multiple of 32"),
         (["models", "onnx=2"], "onnx=2 must be 0 or 1"),
+        (["models", "runtime=onnx,tflite"], "runtime=tflite must be out of torch,onnx,openvino,ncnn,mnn"),
+        (["models", "runtime=onnx", "dtype=bfloat16"], "runtime=onnx is measured on the CPU in float32"),
+        (["models", "clock=sun"], "Choices: wall, cpu"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -148,3 +151,15 @@ def test_bench_models_writes_every_measure_of_every_model(tmp_path: Path) -> Non
         assert set(mine) == measures
         assert all(bool(r["ratio"]) == (model != "yolov8n") for r in mine.values())
         assert all(float(r["median"]) > 0 for r in mine.values())
+
+
+@pytest.mark.slow
+def test_exported_files_are_measured_in_their_runtimes(tmp_path: Path) -> None:
+    models, conditions = ["yolov8n.yaml", "yolov8n-sk.yaml"], Conditions.of("cpu", "float32", 1)
+    rows = latency.measure(models, conditions, ("torch", "onnx"), imgsz=64, repeats=2, clock="cpu")
+    assert {(r["model"], r["measure"]) for r in rows} == {
+        (model, measure) for model in ("yolov8n", "yolov8n-sk") for measure in ("inference", "ONNX Runtime")
+    }
+    for r in rows:
+        assert 0 < r["p10"] <= r["median"] <= r["p90"] and r["n"] == 2
+        assert bool(r.get("ratio")) == (r["model"] == "yolov8n-sk")

@@ -74,7 +74,7 @@ def is_recorded() -> bool:
 
 def shape_of(x: Tensor) -> Sequence[Any]:
     """The shape of `x`: numbers where they are known, nodes of the graph otherwise (see `is_known`)."""
-    if not (_fixed and torch.jit.is_tracing()):
+    if not _is_frozen():
         return x.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # "… as a constant": this is what is wanted
@@ -86,9 +86,14 @@ def is_known(*sizes: Any) -> bool:
     return all(type(n) is int for n in sizes)
 
 
+def _is_frozen() -> bool:
+    """Whether a trace is being made for another runtime: a TorchScript file may be moved to another dtype or device."""
+    return torch.jit.is_tracing() and bool(_fixed or torch.onnx.is_in_onnx_export())
+
+
 def constant(make: Callable[[], Tensor]) -> Tensor:
-    """What `make` computes from parameters, as one constant of a graph for one size; elsewhere as operations."""
-    if not (_fixed and torch.jit.is_tracing()):
+    """What `make` computes from parameters, as one constant in graphs that are not run by PyTorch."""
+    if not _is_frozen():
         return make()
     state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
@@ -99,8 +104,8 @@ def constant(make: Callable[[], Tensor]) -> Tensor:
 
 
 def convolve(x: Tensor, conv: Conv) -> Tensor:
-    """The convolution that `conv` describes; a graph for one size joins groups to whole blocks of channels."""
-    join = _join(conv) if _fixed and not torch.compiler.is_compiling() else 1
+    """The convolution that `conv` describes; graphs for other runtimes join groups to whole blocks of channels."""
+    join = _join(conv) if (_fixed and not torch.compiler.is_compiling()) or _is_frozen() else 1
     weight = conv.weight if join == 1 else constant(lambda: join_groups(conv.weight, conv.groups, join))
     return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups // join)
 

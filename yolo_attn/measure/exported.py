@@ -46,28 +46,32 @@ def _torchscript(file: Path) -> Run:
     return lambda x: flatten(net(x))
 
 
-def _onnx(file: Path) -> Run:
+def _onnx(file: Path, threads: int = 0) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: [torch.from_numpy(y) for y in session.run(None, {name: x.numpy()})]
 
 
-def _openvino(file: Path) -> Run:
+def _openvino(file: Path, threads: int = 0) -> Run:
     import openvino
 
     path = next(file.glob("*.xml"))
     # Without this hint some processors compute in bfloat16, which is a choice of the runtime, not of the file.
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
     return lambda x: [torch.from_numpy(y.copy()) for y in compiled(x.numpy()).values()]
 
 
-def _ncnn(file: Path) -> Run:
+def _ncnn(file: Path, threads: int = 0) -> Run:
     import ncnn
 
     net, path = ncnn.Net(), next(file.glob("*.param"))
     net.opt.use_vulkan_compute = False
+    net.opt.num_threads = threads or net.opt.num_threads
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     # Both functions report failure by their result alone, and a net that failed to load crashes when it is run.
     layers = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()}
@@ -88,10 +92,10 @@ def _ncnn(file: Path) -> Run:
     return run
 
 
-def _mnn(file: Path) -> Run:
+def _mnn(file: Path, threads: int = 1) -> Run:
     import MNN
 
-    config = {"precision": "high", "backend": "CPU", "numThread": 1}
+    config = {"precision": "high", "backend": "CPU", "numThread": threads}
     runtime = MNN.nn.create_runtime_manager((config,))
     net = MNN.nn.load_module_from_file(str(file), [], [], runtime_manager=runtime, rearrange=True)
     if net is None:
@@ -127,8 +131,9 @@ def _litert(file: Path) -> Run:
     return run
 
 
-#: Format of Ultralytics' exporter -> function that loads a file on the CPU. CoreML runs on Apple's systems alone.
-LOADERS: dict[str, Callable[[Path], Run]] = {
+#: Format of Ultralytics' exporter -> function that loads a file on the CPU; those of `THREADED` also take a number of
+#: threads. CoreML runs on Apple's systems alone.
+LOADERS: dict[str, Callable[..., Run]] = {
     "torchscript": _torchscript,
     "onnx": _onnx,
     "openvino": _openvino,
@@ -138,6 +143,7 @@ LOADERS: dict[str, Callable[[Path], Run]] = {
     "litert": _litert,
 }
 FORMATS = tuple(LOADERS)
+THREADED = ("onnx", "openvino", "ncnn", "mnn")
 
 
 def check_loads(format: str, file: str | Path) -> None:

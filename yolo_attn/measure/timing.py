@@ -61,6 +61,7 @@ def interleave(
     seconds: float = 3.0,
     before: Callable[[], object] = lambda: None,
     wait: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Spread]:
     """Time functions in turn, A B A B, so that disturbances of the machine affect all of them.
 
@@ -70,6 +71,7 @@ def interleave(
         seconds: Time to fill.
         before: Called before every measurement, not timed.
         wait: Waits for the device, timed.
+        clock: Seconds; `time.process_time` counts those of the processor, which other processes disturb less.
 
     Returns:
         Name -> seconds of each round. The first round is a warm-up and is not counted.
@@ -83,10 +85,10 @@ def interleave(
             for name, call in calls.items():
                 before()
                 wait()
-                begin = time.perf_counter()
+                begin = clock()
                 call()
                 wait()
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
             done += 1
             # The first round also loads and tunes kernels; the second gives the duration of a round.
             if repeats is None and done == 2:

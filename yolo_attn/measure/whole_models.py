@@ -40,7 +40,9 @@ FIELDS = (
 )
 #: Seconds of measurement for all models together; at least 5 rounds.
 TRAIN_SECONDS, SECONDS = 60, 15
-MEASURES = ("training step", "inference", "ONNX inference", "training peak", "inference peak")
+#: Format of Ultralytics' exporter -> name of the measure of its files.
+NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn", "mnn": "MNN"}
+MEASURES = ("training step", "inference", "ONNX inference", "training peak", "inference peak", *NAMES.values())
 BOXES = 8  # per image of the random batch
 
 
@@ -230,6 +232,23 @@ def measure(
             add(found, "ONNX inference", images, time_onnx(made, conditions, repeats))
             stage("ONNX inference")
     bar.close()
+    return table(names, found, costs, imgsz)
+
+
+def table(
+    names: Sequence[str],
+    found: Mapping[str, Mapping[tuple[str, int, str], Spread]],
+    costs: Mapping[str, tuple[int, float]],
+    imgsz: int,
+) -> list[dict[str, Any]]:
+    """Rows of `FIELDS`, with ratios to the first model.
+
+    Args:
+        names: Model YAMLs.
+        found: Model -> measure, images and unit -> values.
+        costs: Model -> parameters, GFLOPs.
+        imgsz: Height and width of the images.
+    """
     rows = []
     for name in names:
         parameters, gflops = costs[name]
