@@ -74,7 +74,7 @@ def is_recorded() -> bool:
 
 def shape_of(x: Tensor) -> Sequence[Any]:
     """The shape of `x`: numbers where they are known, nodes of the graph otherwise (see `is_known`)."""
-    if not _is_frozen():
+    if not (_fixed and torch.jit.is_tracing()):
         return x.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # "… as a constant": this is what is wanted
