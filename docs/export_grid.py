@@ -91,9 +91,10 @@ difference from PyTorch. `yolo export` exports to the same formats and others, w
 {table}
 
 The number is the largest difference from PyTorch over all inputs: boxes relative to the largest coordinate, scores
-relative to the largest score. Up to {tolerance} counts as equal, in float16 up to {half}. Each model is `yolov8n-<block>.yaml` with random
-weights and open gates (the last BatchNorm of every block has a nonzero weight); stock is `yolov8n.yaml`. Switching the
-blocks off changes the output by `blocks_change` in [export.csv](export.csv), in the same unit.
+relative to the largest score. Up to {tolerance} counts as equal, in float16 up to {half}. Each model is
+`yolov8n-<block>.yaml` with random weights and open gates (the last BatchNorm of every block has a nonzero weight);
+stock is `yolov8n.yaml`. Switching the blocks off changes the output by `blocks_change` in [export.csv](export.csv), in
+the same unit.
 
 * static: one export, run with {static}.
 * dynamic: one export with `dynamic=True`, run with {dynamic}. Without this option, files other than TorchScript
@@ -101,12 +102,37 @@ blocks off changes the output by `blocks_change` in [export.csv](export.csv), in
 * TorchScript files are traces. Not every Ultralytics release accepts `dynamic=True` for this format; it makes the
   detection head compute its anchors at run time. The blocks follow the size of the input in either case.
 * coreml: the conversion alone; Core ML runs on Apple's systems only.
-* Not run: PaddlePaddle, LiteRT and ExecuTorch (`yolo-attn export` compares the last two), and TensorRT, RKNN, Edge TPU,
-  IMX, Axelera and others whose compilers or devices were not at hand.
+* batch 4: one export with `batch=4`, run with four images.
+* half: `half=True` (`quantize=16`); the runtime may still compute in float32. TorchScript in float16 needs a GPU.
+* nms: `nms=True`, compared with the same suppression in PyTorch: boxes and scores of the 300 best detections.
+* INT8: below.
+* Not run: PaddlePaddle, LiteRT (SavedModel) and ExecuTorch, whose packages need an older PyTorch or conflict with these
+  (`yolo-attn export` compares the last two), and TensorRT, RKNN, Edge TPU, IMX, Axelera and others, whose compilers or
+  devices were not at hand.
 
 Versions: {versions}.
 
 {failed}
+
+The larger differences of AttnConv are rounding: with gates between 1 and 3, at 320 pixels and with two seeds, float32
+PyTorch is 6.4e-4 and 5.9e-5 from the same model in float64, ONNX Runtime 5.8e-4 and 7.7e-5, OpenVINO 1.4e-3 and 7.0e-5.
+
+## INT8
+
+    yolo export model=best.pt format=onnx imgsz=640 int8=True data=coco128.yaml
+
+In INT8 files for ONNX and OpenVINO the blocks stay in float: `yolo export` leaves the nodes of their rows out of
+quantisation, and logs how many. INT8 gives a tensor 256 values between its extremes; most weights of a softmax over
+hundreds of positions are smaller than one step and become zero. Other formats quantise the blocks too; `yolo export`
+warns before it writes such a file.
+
+{int8}
+
+*kept* is the share of the float32 file's detections (confidence above 0.25) that the INT8 file has too, with the same
+class and an IoU above 0.5. Each model is `yolov8n-<block>.yaml` with the weights of yolov8n, open gates and the
+BatchNorms of the blocks set to the data; nothing is trained, which is why mAP differs between blocks. 128 images of
+COCO, 320 pixels, the first 32 for calibration. Made by `python docs/int8_grid.py`; rows of [int8.csv](int8.csv) that
+are missing were not run.
 
 ## When a file does not load
 
@@ -260,10 +286,20 @@ def markdown(rows: Sequence[Row]) -> str:
         table="\n".join(table),
         tolerance=f"{TOLERANCE:g}",
         half=f"{HALF:g}",
+        int8=int8_table(read(DOCS / "int8.csv")),
         failed="## Failures\n\n" + "\n".join(failed) if failed else "Every export of the grid is equal.",
         versions=", ".join(versions),
         **inputs,
     )
+
+
+def int8_table(rows: Sequence[Row]) -> str:
+    """The table of docs/int8.csv: kept detections and mAP of each block and format."""
+    table = ["| block | format | precision | kept | mAP | mAP50 |", "|---|---|---|---|---|---|"]
+    table += [
+        f"| {r['block']} | {r['format']} | {r['precision']} | {r['kept']} | {r['map']} | {r['map50']} |" for r in rows
+    ]
+    return "\n".join(table)
 
 
 def _pairs(versions: str) -> list[str]:
