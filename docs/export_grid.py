@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 
 #: For float16, whose numbers have 11 significant bits.
-HALF = 0.05
+HALF = 0.1
 ONNX, OPENVINO, NCNN = ("onnx", "onnxruntime"), ("openvino",), ("pnnx", "ncnn")
 STATIC = ("static",)
 COLUMNS = {

@@ -89,11 +89,13 @@ def test_the_grid_reports_a_difference_and_an_alternative(monkeypatch: pytest.Mo
 
 
 def test_the_published_grid_covers_every_block_format_and_shape() -> None:
-    rows = export_grid.read(DOCS / "export.csv")
-    every = {(b, f, s) for b in export_grid.BLOCKS for f, column in export_grid.COLUMNS.items() for s in column.shapes}
-    assert {(r["block"], r["format"], r["shape"]) for r in rows} == every
+    """In float32, and for the format's own batch; other columns may be incomplete."""
+    rows, columns = export_grid.read(DOCS / "export.csv"), export_grid.COLUMNS
+    every = {(b, f, s) for b in export_grid.BLOCKS for f, column in columns.items() for s in column.shapes}
+    optional = {(b, f, s) for b, f, s in every if columns[f].options.keys() & {"half", "batch"}}
+    assert every - optional <= {(r["block"], r["format"], r["shape"]) for r in rows} <= every
     for r in rows:
-        assert r["verdict"] != "equal" or float(r["difference"]) <= exported.TOLERANCE
+        assert r["verdict"] != "equal" or float(r["difference"]) <= columns[r["format"]].tolerance
         assert r["block"] == export_grid.STOCK or float(r["blocks_change"]) > 10 * exported.TOLERANCE
 
 
