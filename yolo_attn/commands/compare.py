@@ -6,19 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from .parser import PATH, Argument, Command, names, number, whole
+from .show import print_gallery
 
 
 def run(models: tuple[str, ...], out: Path, **options: Any) -> int:
     """Write the page and print the numbers."""
     from ..comparison.compare import compare
 
-    compared = compare(models, out=out, **options)
-    for name, headline in compared.headlines.items():
-        print(f"{name}: {headline}")
-    for name, why in compared.skipped.items():
-        print(f"{name}: not shown: {why}")
-    print(out / "index.html")
-    return 0
+    return print_gallery(compare(models, out=out, **options), out)
 
 
 COMMAND = Command(

@@ -15,10 +15,19 @@ def run(model: tuple[str, ...], out: Path, **options: Any) -> int:
     """Write the gallery and print the numbers."""
     from ..inside.show import show
 
-    shown = show(model, out=out, **options)
-    for name, headline in shown.headlines.items():
+    return print_gallery(show(model, out=out, **options), out)
+
+
+def print_gallery(found: Any, out: Path) -> int:
+    """Print the headlines of a gallery, what it leaves out, and its path; returns the exit code.
+
+    Args:
+        found: Has `headlines` and `skipped`, by name.
+        out: Folder of the files.
+    """
+    for name, headline in found.headlines.items():
         print(f"{name}: {headline}")
-    for name, why in shown.skipped.items():
+    for name, why in found.skipped.items():
         print(f"{name}: not shown: {why}")
     print(out / "index.html")
     return 0

@@ -88,7 +88,7 @@ class Scores:
         return lines
 
     def differences(self) -> dict[str, dict[str, Any]]:
-        """The difference of each further model to the first one in `METRIC`, paired by seed."""
+        """The difference of each further model to the first one in `METRIC`, paired by the seeds of the trainings."""
         by_seed = [
             {seed: run.metrics[METRIC] for seed, run in zip(e.seeds, self.runs[e.name], strict=bool(e.seeds))}
             for e in self.entries

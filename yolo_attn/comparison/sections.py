@@ -44,7 +44,9 @@ def _models(scores: Scores) -> Section:
     for name, found in scores.differences().items():
         against = f" {name} against {scores.names[0]}"
         if found["t_low"] is None:
-            headline += f"{against}: no interval ({found['why']})."
+            known = all(entry.seeds for entry in scores.entries)
+            why = found["why"] if known else "the checkpoints of a model do not have different seeds"
+            headline += f"{against}: no interval ({why})."
         else:
             interval = f"{signed(found['t_low'])} to {signed(found['t_high'])}"
             few = f", preliminary with {plural(found['n'], 'seed')}" if found["n"] < ENOUGH else ""

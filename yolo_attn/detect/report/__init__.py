@@ -101,8 +101,13 @@ def _measure(store: Store, plan: Plan) -> None:
         write_json(store.folder / costs.FILE, costs.measure(plan))
 
 
-def check_installed(command: str = "bench detect", needed: Mapping[str, str] = NEEDED) -> None:
-    """Check for the packages that a command needs, before anything is computed; UsageError where one is missing."""
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+def check_installed(command: str = "bench detect", needed: Mapping[str, str] | None = None) -> None:
+    """Check for the packages that a command needs, before anything is computed; UsageError where one is missing.
+
+    Args:
+        command: For the message.
+        needed: Module -> package; `NEEDED` by default.
+    """
+    missing = [package for module, package in (needed or NEEDED).items() if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(f"{command} needs {' and '.join(missing)}: pip install 'yolo-attn[bench]'.")
