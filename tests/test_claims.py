@@ -113,6 +113,12 @@ def test_a_verdict_needs_five_trainings_and_an_interval_without_zero(study, slop
         assert (found.low, found.high) == pytest.approx(tuple(stats.ttest_1samp(slopes, 0).confidence_interval(0.95)))
 
 
+def test_a_spread_over_two_trainings_has_no_interval(study) -> None:
+    models = [checkpoint(study, rates={"row": [4, 7], "attention": x}) for x in ([0.1, 0.5], [0.3, 0.5])]
+    found = study.evaluate.judge(claim(study, "agreement-late"), models)
+    assert found.mean > 0 and math.isnan(found.low) and found.verdict == "undecided"
+
+
 def test_closed_blocks_are_noted(study) -> None:
     models = [checkpoint(study, 0.02, kernels={"level": [3], "slope": [x]}) for x in (1.0, 1.1, 1.2, 1.0, 1.1)]
     found = study.evaluate.judge(claim(study, "kernel-follows-size"), models)

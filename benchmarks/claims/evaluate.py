@@ -119,8 +119,9 @@ def judge(claim: Claim, models: Sequence[Model], controls: Sequence[Model] = ())
     """
     samples = [[m.tables[claim.what] for m in group] for group in ((models, controls) if claim.paired else (models,))]
     mean, low, high = claim.statistic(*samples), math.nan, math.nan
-    if len(models) > 1:
-        found = spread(dict(enumerate(pseudo_values(claim.statistic, *samples))))
+    values = pseudo_values(claim.statistic, *samples) if len(models) > 1 else []
+    if values and all(map(math.isfinite, values)):  # a spread over trainings needs two after one is left out
+        found = spread(dict(enumerate(values)))
         low, high = found["low"], found["high"]
     decided = len(models) >= ENOUGH and (low > 0 or high < 0)
     verdict = (HOLDS if low > 0 else FAILS) if decided else UNDECIDED
