@@ -64,6 +64,47 @@ def test_the_other_way_round_everything_is_mirrored(pairs: list[tuple[float, flo
         assert (one[f"{name}_low"], one[f"{name}_high"]) == mirrored
 
 
+def test_the_sign_flip_test_counts_the_patterns_of_signs() -> None:
+    """Of 32 patterns of five signs, as large a sum in either direction: all five alike, and one flip of the least."""
+    values = {0: 0.01, 1: 0.02, 2: 0.03, 3: 0.04, 4: 0.05}
+    zeros = dict.fromkeys(values, 0.0)
+    assert paired(values, zeros)["p_sign"] == 2 / 32
+    assert paired(values | {0: -0.01}, zeros)["p_sign"] == 4 / 32
+    assert paired({s: v - 0.03 for s, v in values.items()}, zeros)["p_sign"] == 1
+
+
+@pytest.mark.parametrize("n", (3, 6, 9))
+def test_the_sign_flip_test_is_exact(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.01, 0.02, n)
+    sums = [abs(np.dot(signs, values)) for signs in itertools.product((-1, 1), repeat=n)]
+    want = np.mean([s >= abs(sum(values)) - 1e-12 for s in sums])
+    assert paired(dict(enumerate(values)), dict.fromkeys(range(n), 0.0))["p_sign"] == pytest.approx(want)
+
+
+def test_the_bootstrap_interval_is_bca_by_its_definition() -> None:
+    """Efron's formula on all 6**6 resamples: bias from the share below the mean, acceleration from the jackknife."""
+    values = np.array([0.001, 0.002, 0.004, 0.008, 0.016, 0.032])
+    means = np.array([np.mean(values[list(i)]) for i in itertools.product(range(6), repeat=6)])
+    left_out = np.array([np.mean(np.delete(values, i)) for i in range(6)])
+    pull = left_out.mean() - left_out
+    speed = (pull**3).sum() / (6 * (pull**2).sum() ** 1.5)
+    bias = stats.norm.ppf(np.mean(means < values.mean()))
+    shifted = [bias + stats.norm.ppf(q) for q in (0.025, 0.975)]
+    want = np.quantile(means, [stats.norm.cdf(bias + z / (1 - speed * z)) for z in shifted])
+    found = paired(dict(enumerate(values)), dict.fromkeys(range(6), 0.0))
+    assert (found["bootstrap_low"], found["bootstrap_high"]) == pytest.approx(want, abs=4e-4)
+
+
+def test_splits_that_share_images_widen_everything_by_nadeau_and_bengio() -> None:
+    ours, theirs = ({i: b + 0.01 * i * i for i in range(4)} for b in (0.45, 0.40))
+    ours[3] += 0.003
+    alone, shared = paired(ours, theirs), paired(ours, theirs, overlap=0.25)
+    for end in ("t_low", "t_high", "bootstrap_low", "bootstrap_high"):  # 1 + 4 * 0.25 = 2
+        assert shared[end] - shared["mean"] == pytest.approx(math.sqrt(2) * (alone[end] - alone["mean"]))
+    assert shared["detectable"] == pytest.approx(math.sqrt(2) * alone["detectable"])
+    assert shared["p"] > alone["p"] and shared["p_sign"] is None
+
+
 @pytest.mark.parametrize("n", (2, 3, 5, 20, 300))
 def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
     random = np.random.default_rng(n)

@@ -24,7 +24,7 @@ from ..yamls.base import task_of
 from ..yamls.learning_rate import VARIABLE
 from .controls import with_controls
 from .data import Split, name_of, read_dataset
-from .models import Size, read_models, read_yaml, stock_of, with_costs
+from .models import Size, blocks_of, read_models, read_yaml, stock_of, with_costs
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
 from .power import AUTO, with_seeds
 from .report import check_installed
@@ -199,10 +199,7 @@ def _check_freeze(freeze: Any, models: Sequence[Model]) -> None:
 
 def _block_modules(models: Sequence[Model]) -> dict[str, str]:
     """Versions of the packages that blocks need; digests of the modules of blocks that no version identifies."""
-    from .. import registry
-
-    rows = [row[2] for m in models for row in (*m.d["backbone"], *m.d["head"]) if isinstance(row[2], str)]
-    blocks = [block for block in map(registry.get, rows) if block]
+    blocks = [b for m in models for b in blocks_of(m.d)]
     packages = {b.requires: metadata.version(b.requires) for b in blocks if b.requires}
     found = {b.name: (b.operator or b.cls).__module__ for b in blocks}
     found = {name: module for name, module in found.items() if not module.startswith("yolo_attn.")}

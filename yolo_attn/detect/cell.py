@@ -206,7 +206,7 @@ def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[s
     from .sizes import by_size, predictions
 
     box = getattr(found, {"segment": "seg", "pose": "pose"}.get(job["task"], "box"))
-    values = {"mAP50-95": box.map, "mAP50": box.map50, "precision": box.mp, "recall": box.mr}
+    values = {"mAP50-95": box.map, "mAP50": box.map50, "mAP75": box.map75, "precision": box.mp, "recall": box.mr}
     if box is not found.box:
         values |= {"box mAP50-95": found.box.map, "box mAP50": found.box.map50}
     classes = zip(box.ap_class_index, box.ap, box.ap50, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from ultralytics.nn.tasks import guess_model_scale
 
+from .. import registry
 from ..errors import UsageError
 from ..yamls import expression
 from ..yamls.base import TASKS, ModelError, find, stock_files, task_of
@@ -151,6 +152,12 @@ def _scaled(d: dict[str, Any], scale: str) -> dict[str, Any]:
     if scale in d.get("scales", ()):
         d["scales"], d["scale"] = {scale: list(d["scales"][scale])}, scale
     return d
+
+
+def blocks_of(d: Mapping[str, Any]) -> list[registry.Block]:
+    """The registered blocks in the rows of a parsed YAML, in their order."""
+    names = (row[2] for part in ("backbone", "head") for row in d.get(part, ()))
+    return [block for name in names if isinstance(name, str) and (block := registry.get(name))]
 
 
 def build(d: dict[str, Any]) -> nn.Module:

@@ -94,6 +94,7 @@ class Plan:
     versions: dict[str, str]  # versions that decide results
     cells: tuple[Cell, ...] = ()  # in the order of the runs: seed by seed, so that an early end leaves complete pairs
     format: int = FORMAT
+    resplit: bool = False  # every seed has a split of its own into training and validation images
     kind: str = DETECT  # the command that made it: detect, or places, whose report ranks them
     local: dict[str, Any] = field(default_factory=dict)  # decides no result: start (a path), keep, added (seeds)
 
@@ -119,6 +120,10 @@ class Plan:
         }
         return cls(**{**d, **parts})
 
+    def overlap(self, data: Dataset) -> float:
+        """Validation images divided by training images where every seed has a split of its own, otherwise 0."""
+        return data.images["val"] / data.images["train"] if self.resplit else 0.0
+
     @property
     def stock(self) -> Model:
         """The model that the others are compared with."""
@@ -126,7 +131,8 @@ class Plan:
 
     def identity(self, model: Model, data: Dataset, seed: int) -> dict[str, Any]:
         """What decides a cell's result."""
-        return {
+        more = {"resplit": True} if self.resplit else {}
+        return more | {
             "format": FORMAT,
             "model": {k: v for k, v in model.d.items() if k != "yaml_file"},
             "grown": model.role == CONTROL and bool(self.start),
@@ -158,6 +164,7 @@ class Plan:
             "samples": [s["image"] for s in data.samples],
             "start": self.local.get("start", ""),
             "keep": self.local.get("keep", False),
+            "resplit": self.resplit,
             "seed": cell.seed,
             "arguments": self.arguments,
             "versions": self.versions,

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import costs, ranking, sentences
+from . import costs, pooling, ranking, sentences
+from .models import blocks_of
 from .plan import CANDIDATE, PLACES, Cell, Dataset, Model, Plan
 from .statistics import NEAR_ZERO, paired, reported, spread
 from .store import DONE, FAILED, Store
@@ -23,11 +24,10 @@ def gather(store: Store) -> dict[str, Any]:
     """Read a results folder.
 
     Returns:
-        command, metric, arguments, start, seeds, added (after a report), versions, machines, datasets, models: what was
-        run; rows: a dataset
-        and a model each, with means, intervals, differences and costs; cells: one training each; counts: state ->
-        number of cells; costs: where latency was measured; places: of `bench places`, ranked; warnings and summary:
-        sentences.
+        command, metric, arguments, start, seeds, added (after a report), resplit, overlap, versions, machines,
+        datasets, models: what was run; rows: a dataset and a model each, with means, intervals, differences and costs; pooled:
+        differences over datasets and over candidates with one block; cells: one training each; counts: state -> number
+        of cells; costs: where latency was measured; places: of `bench places`, ranked; warnings and summary: sentences.
 
     Raises:
         FileNotFoundError: There is no plan.
@@ -39,22 +39,31 @@ def gather(store: Store) -> dict[str, Any]:
     machines = [c["machine"] for c in cells if c["machine"]]
     results: dict[str, Any] = finite(
         {
-            **{k: getattr(plan, k) for k in ("command", "metric", "arguments", "start", "seeds", "versions")},
+            **{
+                k: getattr(plan, k) for k in ("command", "metric", "arguments", "start", "seeds", "versions", "resplit")
+            },
+            "overlap": {d.name: plan.overlap(d) for d in plan.datasets},
             "added": plan.local.get("added", []),
             "machines": [m for i, m in enumerate(machines) if m not in machines[:i]],
             "datasets": [vars(d) for d in plan.datasets],
-            "models": [vars(m) for m in plan.models],
+            "models": [{**vars(m), "block": _block(m)} for m in plan.models],
             "rows": [row for d in plan.datasets for row in _rows(plan, d, cells, measured.get("rows", {}))],
             "cells": cells,
             "counts": Counter(c["state"] for c in cells),
             "costs": measured.get("setup", {}),
         }
     )
+    results["pooled"] = finite(pooling.pooled(results))
     if plan.kind == PLACES:
         results["places"] = ranking.ranking(results)
     results["warnings"] = [*sentences.warnings(results), *measured.get("remarks", [])]
     results["summary"] = (ranking if "places" in results else sentences).summary(results)
     return results
+
+
+def _block(model: Model) -> str:
+    """The classes of the operators of a model's blocks."""
+    return ", ".join(dict.fromkeys((b.operator or b.cls).__name__ for b in blocks_of(model.d) if not b.helper))
 
 
 def finite(value: Any) -> Any:
@@ -97,7 +106,8 @@ def _rows(
     def versus(model: Model, other: str) -> dict[str, Any] | None:
         if other not in values or other == model.name:
             return None
-        found = paired(*(values[name].get(plan.metric, {}) for name in (model.name, other)))
+        ours, theirs = (values[name].get(plan.metric, {}) for name in (model.name, other))
+        found = paired(ours, theirs, plan.overlap(data))
         return {**found, "verdict": reported(found, learned)}
 
     rows = []

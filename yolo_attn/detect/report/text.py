@@ -9,7 +9,7 @@ from importlib.resources import files
 from itertools import zip_longest
 from typing import Any
 
-from ... import registry
+from ..models import blocks_of
 from ..plan import CONTROL
 from ..sentences import listed, plural
 from ..statistics import BETTER, ENOUGH, RESAMPLES, WORSE
@@ -154,9 +154,8 @@ def bibtex(models: Iterable[Mapping[str, Any]]) -> str:
         re.sub(r"[{}]", "", entry.partition("title")[2].partition("\n")[0]).strip(" =,"): entry for entry in entries
     }
     found: dict[str, str] = {}
-    for name in (row[2] for d in models for part in ("backbone", "head") for row in d.get(part, ())):
-        block = registry.get(name) if isinstance(name, str) else None
-        if block and block.title:
+    for block in (block for d in models for block in blocks_of(d)):
+        if block.title:
             title = block.title.rpartition(", ")[0] or block.title
             own = f"@misc{{{block.name},\n  title = {{{tex(block.title)}}},\n  url = {{{block.paper}}}\n}}"
             found.setdefault(block.paper, known.get(title, own))
