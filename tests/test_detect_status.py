@@ -13,8 +13,9 @@ import pytest
 from fabricated import fabricate
 
 from yolo_attn import commands
-from yolo_attn.detect import status
+from yolo_attn.detect import durations, status
 from yolo_attn.detect.plan import CANDIDATE, STOCK, Cell, Plan
+from yolo_attn.detect.run import Tally
 from yolo_attn.detect.store import DONE, FAILED, OPEN, RUNNING, Attempt, Store, write_json
 
 MODELS = tuple((name, role, 3_000_000, 8.0, "", 0.0) for name, role in (("stock", STOCK), ("ours", CANDIDATE)))
@@ -64,8 +65,8 @@ def test_the_remaining_time_counts_shares_of_running_cells(
     store, plan, _ = running
     states = {c.id: store.state(c.id) for c in plan.cells}
     assert sorted(s.name for s in states.values()) == sorted([DONE] * 2 + [FAILED, RUNNING] + [OPEN] * 2)
-    seconds = [r["seconds"] for c in plan.cells if (r := store.result(c.id))]
-    assert status.time_left(store, plan, states) == pytest.approx((2 + 0.75) * sum(seconds) / len(seconds))
+    seconds = {c.model: r["seconds"] for c in plan.cells if (r := store.result(c.id))}
+    assert status.time_left(store, plan, states) == pytest.approx(seconds["stock"] + 1.75 * seconds["ours"])
     unstarted = Store(tmp_path / "new")
     assert status.time_left(unstarted, plan, {c.id: unstarted.state(c.id) for c in plan.cells}) is None
 
@@ -78,6 +79,33 @@ def test_a_running_cell_is_enough_to_estimate_the_remaining_time(tmp_path: Path)
     write_json(attempt.path / "progress.json", {"began": time.time() - 100, "share": 0.5})
     left = status.time_left(store, plan, {c.id: store.state(c.id) for c in plan.cells})
     assert left == pytest.approx(5.5 * 200, rel=0.05)
+
+
+def test_the_first_epoch_which_contains_the_start_is_not_taken_for_the_others() -> None:
+    """Forty seconds until the first of ten epochs, then ten seconds each: 130 in all, and not 400."""
+    progress = {"began": 1000.0, "at": 1040.0, "share": 0.1, "first": [1040.0, 0.1]}
+    assert durations.projected(progress) == pytest.approx(400), "nothing else is known yet"
+    progress |= {"at": 1060.0, "share": 0.3}
+    assert durations.projected(progress) == pytest.approx(130)
+    cell = Cell("id", "ours", "bccd", 0)
+    assert durations.Durations().left([(cell, progress)], 1) == pytest.approx(0.7 * 130)
+    assert durations.projected({"began": 1000.0, "at": 1001.0, "share": 0.0}) is None
+
+
+def test_every_command_prints_the_same_remaining_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of one model take 100 seconds, those of the other 500: the mean of both fits neither."""
+    store = folder(tmp_path, lambda m, d, s: s == 2 or (m, s) == ("stock", 1))
+    plan = store.read_plan()
+    for cell in plan.cells:
+        if outcome := store.result(cell.id):
+            store.publish(cell.id, outcome | {"seconds": 500.0 if cell.model == "ours" else 100.0})
+    states = {c.id: store.state(c.id) for c in plan.cells}
+    assert status.time_left(store, plan, states) == pytest.approx(700)
+    assert "about 12 min with 1 at a time" in status.describe(plan, store)
+    waiting = [c.id for c in plan.cells if states[c.id].name == OPEN]
+    running = next(c for c in plan.cells if c.id == waiting[0])
+    status.Progress(plan, store)(Tally(done=3, waiting=waiting[1:]), [running])
+    assert "12 min left" in capsys.readouterr().err
 
 
 def test_the_status_of_a_stopped_benchmark_says_how_to_resume(

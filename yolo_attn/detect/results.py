@@ -25,9 +25,10 @@ def gather(store: Store) -> dict[str, Any]:
 
     Returns:
         command, metric, arguments, start, seeds, added (after a report), resplit, overlap, versions, machines,
-        datasets, models: what was run; rows: a dataset and a model each, with means, intervals, differences and costs; pooled:
-        differences over datasets and over candidates with one block; cells: one training each; counts: state -> number
-        of cells; costs: where latency was measured; places: of `bench places`, ranked; warnings and summary: sentences.
+        datasets, models: what was run; rows: a dataset and a model each, with means, intervals, differences and costs;
+        pooled: differences over datasets and candidates with one block; cells: one training each; counts: state ->
+        number of cells; costs: where latency was measured; places: of `bench places`, ranked; warnings and summary:
+        sentences.
 
     Raises:
         FileNotFoundError: There is no plan.

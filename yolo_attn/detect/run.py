@@ -28,11 +28,23 @@ class Tally:
     failed: dict[str, str] = field(default_factory=dict)  # cell -> reason
     full: str = ""  # why the command ended early: a full disk
     interrupted: bool = False  # the user stopped it
+    waiting: list[str] = field(default_factory=list)  # ids of the cells that have not begun
     last: str = ""  # the run that ended last, with its score
 
 
-def conduct(request: Request) -> int:
+def report(request: Request, store: Store) -> str:
+    """Write the report; returns text for the terminal."""
+    from .report import write_report
+
+    return write_report(store, measure_costs=request.values["costs"])
+
+
+def conduct(request: Request, finish: Callable[[Request, Store], str] = report) -> int:
     """Do what was asked for.
+
+    Args:
+        request: What the user asked for.
+        finish: What follows the runs; returns text for the terminal.
 
     Returns:
         0; 1 where a run failed or the disk was full; 130 where the user stopped it.
@@ -64,9 +76,7 @@ def conduct(request: Request) -> int:
             done = f"{tally.done} of {len(plan.cells)} runs done"
             print(f"stopped with {done}; the same command resumes.", file=sys.stderr)
             return 130
-        from .report import write_report
-
-        print(write_report(store, measure_costs=values["costs"]))
+        print(finish(request, store))
         return 1 if tally.failed else 0
 
 
@@ -83,7 +93,7 @@ def execute(
     """
     cells = {c.id: c for c in plan.cells}
     waiting = [id for id in cells if store.result(id) is None]
-    tally = Tally(done=len(cells) - len(waiting))
+    tally = Tally(done=len(cells) - len(waiting), waiting=waiting)
     attempts: dict[str, Attempt] = {}
     try:
         while (waiting or attempts) and not tally.full:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..measure.table import show
+from .durations import duration, known
 from .plan import Cell, Plan
 from .sentences import plural
 from .store import DONE, FAILED, OPEN, RUNNING, State, Store
@@ -22,14 +23,6 @@ STATES = (DONE, RUNNING, FAILED, OPEN)
 MOST = 20
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a short text."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def describe(plan: Plan, store: Store, jobs: int = 1) -> str:
     """The table before it runs: models, datasets, cells, and the time by the runs that are done.
 
@@ -38,7 +31,7 @@ def describe(plan: Plan, store: Store, jobs: int = 1) -> str:
         store: Its results, where there are some already.
         jobs: Runs at a time.
     """
-    spent = [float(r["seconds"]) for c in plan.cells if (r := store.result(c.id))]
+    open_cells = [c for c in plan.cells if not store.result(c.id)]
     width = max(len(m.name) for m in plan.models)
     lines = []
     for m in plan.models:
@@ -47,16 +40,17 @@ def describe(plan: Plan, store: Store, jobs: int = 1) -> str:
         lines.append(f"  {m.name:<{width}}  {m.role}, {m.parameters / 1e6:.2f} M, {m.gflops:.2f} GFLOPs{over}{against}")
     for d in plan.datasets:
         lines.append(f"  {d.name}: {d.task}, {d.images['train']} + {d.images['val']} images, {len(d.names)} classes")
-    seeds, left = plural(len(plan.seeds), "seed"), len(plan.cells) - len(spent)
+    seeds, done = plural(len(plan.seeds), "seed"), len(plan.cells) - len(open_cells)
     lines.append(
         f"{len(plan.models)} models x {plural(len(plan.datasets), 'dataset')} x {seeds} = {len(plan.cells)} runs, "
-        f"{len(spent)} done, in {store.folder}"
+        f"{done} done, in {store.folder}"
     )
     if len(plan.seeds) < 2:
         lines.append(f"With {seeds} the report has no intervals and no verdicts: an effect may be chance.")
-    if left and spent:
-        mean = sum(spent) / len(spent)
-        lines.append(f"about {duration(mean * left / jobs)} with {jobs} at a time ({duration(mean)} a run so far)")
+    left = known(plan.cells, store.result).left([(c, {}) for c in open_cells], jobs) if done else None
+    if left:
+        mean = duration(left * jobs / len(open_cells))
+        lines.append(f"about {duration(left)} with {jobs} at a time ({mean} a run, by those that are done)")
     return "\n".join(lines)
 
 
@@ -64,21 +58,23 @@ class Progress:
     """Shows how far a benchmark is: a live line on a terminal, elsewhere a line whenever a run has ended."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
-        self.store, self.total, self.began, self.ended = store, len(plan.cells), time.monotonic(), -1
-        self.live = sys.stderr.isatty()
+        self.store, self.plan, self.total, self.ended = store, plan, len(plan.cells), -1
+        self.live, self.known = sys.stderr.isatty(), known((), store.result)
 
     def __call__(self, tally: Tally, running: list[Cell]) -> None:
         """Show the present state."""
         before, self.ended = self.ended, tally.done + len(tally.failed)
         if not self.live and self.ended == before:
             return
-        shares = [float(self.store.progress(c.id).get("share", 0)) for c in running]
+        if self.ended != before:
+            self.known = known(self.plan.cells, self.store.result)
+        progress = {c.id: self.store.progress(c.id) for c in running}
+        shares = [float(p.get("share", 0)) for p in progress.values()]
         parts = [f"{tally.done}/{self.total} runs done"]
         if tally.failed:
             parts.append(f"{len(tally.failed)} failed")
-        fresh = tally.ran + sum(shares)
-        if fresh > 0.05 and self.ended < self.total:
-            left = (self.total - self.ended - sum(shares)) * (time.monotonic() - self.began) / fresh
+        undone = [(c, progress.get(c.id, {})) for c in self.plan.cells if c.id in progress or c.id in tally.waiting]
+        if left := self.known.left(undone, len(running)):
             parts.append(f"{duration(left)} left")
         parts += [f"{cell} {share:.0%}" for cell, share in zip(running[:2], shares, strict=False)]
         if len(running) > 2:
@@ -139,12 +135,7 @@ def time_left(store: Store, plan: Plan, states: Mapping[str, State]) -> float | 
 
     Failed cells do not count, because only another command runs them again. `states`: cell -> state.
     """
-    spent = [float(r["seconds"]) for c in plan.cells if states[c.id].name == DONE and (r := store.result(c.id))]
-    running = [p for c in plan.cells if states[c.id].name == RUNNING and (p := store.progress(c.id))]
-    if not spent:
-        spent = [(time.time() - p["began"]) / p["share"] for p in running if p.get("share")]
-    if not spent:
-        return None
-    undone = sum(s.name in (OPEN, RUNNING) for s in states.values())
-    runs = undone - sum(p.get("share", 0.0) for p in running)
-    return runs * sum(spent) / len(spent) / max(len(running), 1)
+    undone = [(c, store.progress(c.id)) for c in plan.cells if states[c.id].name == RUNNING]
+    jobs = len(undone)
+    undone += [(c, {}) for c in plan.cells if states[c.id].name == OPEN]
+    return known(plan.cells, store.result).left(undone, jobs) if undone else None

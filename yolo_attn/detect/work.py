@@ -68,7 +68,8 @@ def train(
         folder: Where everything is written.
         device: cpu, or what CUDA_VISIBLE_DEVICES calls a GPU; empty for the first visible one.
         threads: CPU threads.
-        report: Called with host, pid, began (time) and share (of the epochs) whenever the share changes.
+        report: Called with host, pid, began (time), share (of the epochs), at (the time of the last epoch) and first
+            (time and share after the first one) whenever the share changes.
         stop: Ends the run when it is set.
     """
     more = {"OMP_NUM_THREADS": str(threads)}
@@ -122,13 +123,20 @@ def _run(folder: Path, epochs: int, more: Mapping[str, str], report: Any, stop: 
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        progress = {"host": socket.gethostname(), "pid": process.pid, "began": time.time(), "share": -1.0}
+        progress: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": process.pid,
+            "began": time.time(),
+            "share": -1.0,
+        }
         try:
             while not stop.is_set():
                 lines = csv.read_bytes().count(b"\n") if csv.exists() else 0
                 share = min(max(lines - 1, 0) / epochs, 1.0)
                 if share != progress["share"]:
-                    progress["share"] = share
+                    progress |= {"share": share, "at": time.time()}
+                    if share and "first" not in progress:
+                        progress["first"] = [progress["at"], share]
                     report(dict(progress))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(timeout=0.5)
