@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fabricated import SCORES, compared
+from fabricated import COMPARED, SCORES, compared
+from scipy import stats
 
 from yolo_attn import commands
-from yolo_attn.detect import power
-from yolo_attn.detect.plan import Plan
+from yolo_attn.detect import planning, power
+from yolo_attn.detect.arguments import Request
+from yolo_attn.detect.plan import Cell, Plan
 from yolo_attn.detect.results import gather
 from yolo_attn.detect.statistics import detectable
 from yolo_attn.detect.store import Store
@@ -39,7 +41,9 @@ def test_the_spread_is_pooled_over_comparisons_whatever_seeds_are_planned(folder
     plan, store = folder
     for seeds in ((0, 1), (0, 1, 2, 3, 4), (7, 300)):
         found = power.pilot(replace(plan, seeds=seeds).with_cells(), store)
-        assert found == pytest.approx((POOLED, 15, 100.0, 20))
+        assert found is not None and len(found.spreads) == 1
+        assert found.left == (0.0,) * 5 + (400.0,) * 95 and found.seed == 400
+        assert found.spreads[0][1:] == pytest.approx((POOLED, 15, 12, 0.0))
 
 
 @pytest.mark.parametrize("seeds", [0, 1, 2])
@@ -69,7 +73,7 @@ def test_a_budget_limits_the_seeds(folder: tuple[Plan, Store]) -> None:
 
 def test_a_budget_that_allows_no_verdict_is_refused(tmp_path: Path) -> None:
     store = compared(tmp_path, 3, changes=lambda cell: {"seconds": 100.0})
-    with pytest.raises(UsageError, match="enough for 4 seeds of 4 runs, 2 min each; a verdict needs 5"):
+    with pytest.raises(UsageError, match="enough for 4 seeds; a verdict needs 5, which take about 13 min"):
         power.with_seeds(replace(store.read_plan(), command="seeds=auto"), store, asked(budget=400))
 
 
@@ -88,10 +92,94 @@ def test_the_number_is_fixed_before_the_first_run(folder: tuple[Plan, Store]) ->
 def test_what_more_seeds_would_find_is_printed_with_the_time(folder: tuple[Plan, Store]) -> None:
     plan, store = folder
     spread, now, effect, budget = power.advice(plan, store, asked(effect=0.5, budget=1200))
-    assert spread.endswith(f"standard deviation of {POOLED:.4f} (15 pairs)")
+    limit = POOLED * math.sqrt(12 / 7.807)  # the table of chi-squared: 20% with 12 degrees of freedom
+    assert f"standard deviation of {POOLED:.4f} (15 pairs; up to {limit:.4f} with 80% confidence)" in spread
     assert now == f"5 seeds, about 0 s more, detect {detectable(POOLED, 5):.4f}"
     assert effect == f"for effect=0.5: {now}"
     assert budget == f"within the budget: 8 seeds, about 20 min more, detect {detectable(POOLED, 8):.4f}"
+
+
+def test_the_dataset_with_the_largest_spread_decides(tmp_path: Path) -> None:
+    """Chance is three times as large on one of two datasets; pooled it would fit neither."""
+    random, scores = np.random.default_rng(0), {}
+
+    def changes(cell: Cell) -> dict[str, Any]:
+        wide = 0.03 if cell.data == "wide" else 0.01
+        scores[cell.data, cell.model, cell.seed] = value = random.normal(0.4, wide)
+        return {"values": {"mAP50-95": value}, "seconds": 10.0}
+
+    store = compared(tmp_path, 40, COMPARED[::2], datasets=("narrow", "wide"), changes=changes)
+    found = power.pilot(store.read_plan(), store)
+    assert found is not None
+    narrow, wide = found.spreads
+    for spread in found.spreads:
+        each = [scores[spread.data, "cheap", s] - scores[spread.data, "stock", s] for s in range(40)]
+        assert spread.deviation == pytest.approx(np.std(each, ddof=1))
+    assert found.seeds_for(0.02) == wide.seeds_for(0.02) > (narrow.seeds_for(0.02) or 0)
+    assert found.detects(10) == wide.detects(10)
+
+
+def test_a_table_of_the_planned_size_finds_the_effect_four_times_in_five() -> None:
+    """Pilots of three pairs for four models: the number of seeds that each of them plans, and tables of that size."""
+    random, effect, found, sure = np.random.default_rng(3), 0.02, 0, 0
+    for _ in range(300):
+        spread = power.Spread("d", math.sqrt(np.mean(random.normal(0, 0.02, (4, 3)).var(1, ddof=1))), 12, 8, 0.0)
+        for cautious in (False, True):
+            n = (spread._replace(deviation=spread.upper) if cautious else spread).seeds_for(effect)
+            drawn = random.normal(effect, 0.02, n)
+            hit = abs(drawn.mean()) > stats.t.ppf(0.975, n - 1) * drawn.std(ddof=1) / math.sqrt(n)
+            found, sure = (found + hit, sure) if not cautious else (found, sure + hit)
+    assert 0.68 < found / 300 < 0.86, "a little less than the 80% that a known spread gives"
+    assert sure / 300 > 0.84, "the upper limit of the spread makes up for it"
+
+
+def test_the_upper_limit_of_a_spread_is_exceeded_in_one_of_five_pilots() -> None:
+    deviations = np.random.default_rng(4).normal(0, 1, (4000, 5)).std(1, ddof=1)
+    upper = [power.Spread("d", d, 5, 4, 0.0).upper for d in deviations]
+    assert np.mean(np.less(upper, 1)) == pytest.approx(0.2, abs=0.02)
+
+
+def test_splits_that_share_images_limit_what_any_number_of_seeds_detects(folder: tuple[Plan, Store]) -> None:
+    spread = power.Spread("d", 0.02, 15, 12, 0.25)
+    assert spread.detects(1000) > 2.8 * 0.02 * math.sqrt(0.25)
+    assert spread.seeds_for(0.02) is None
+    plan, store = folder
+    resplit = replace(plan, resplit=True).with_cells()
+    assert not {c.id for c in resplit.cells} & {c.id for c in plan.cells}, "those are other cells"
+    with pytest.raises(UsageError, match="no comparison of 3 seeds with this metric on shapes yet"):
+        power.with_seeds(resplit, store, asked(effect=0.02))
+
+
+def test_an_effect_that_no_number_of_seeds_detects_is_refused(folder: tuple[Plan, Store]) -> None:
+    plan, store = folder
+    with pytest.raises(UsageError, match="1000 seeds do not detect 1e-09; they detect 0.0"):
+        power.with_seeds(plan, store, asked(effect=1e-9))
+
+
+@pytest.mark.parametrize(("seeds", "pilot", "runs"), [(5, 3, []), (2, 0, []), (2, 3, [(0, 1, 2)])])
+def test_bench_plan_runs_a_pilot_only_where_the_folder_has_no_spread(
+    seeds: int,
+    pilot: int,
+    runs: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = compared(tmp_path, seeds, changes=lambda cell: {"seconds": 100.0})
+    command = "yolo-attn bench plan models=a,b data=shapes.yaml budget=1h pilot=3"
+    plan, ran = replace(store.read_plan(), command=command), []
+    monkeypatch.setattr(
+        planning, "read_request", lambda values, command: Request(plan, tmp_path, (), {**values, "jobs": None})
+    )
+    monkeypatch.setattr(planning, "conduct", lambda request, finish: ran.append(request.plan.seeds) or 0)
+    assert planning.plan_seeds({"pilot": pilot, "effect": None, "budget": 3600.0}, command) == 0
+    text = capsys.readouterr().out
+    assert ran == runs
+    if seeds == 5:  # 3600 seconds are 36 more runs, 4 a seed
+        assert f"within the budget: 14 seeds, about 60 min more, detect {detectable(POOLED, 14):.4f}" in text
+        assert text.endswith("  yolo-attn bench detect models=a,b data=shapes.yaml budget=1h seeds=auto\n")
+    elif not runs:
+        assert "no comparison of 3 seeds yet, to take the spread from: pilot=3 runs them" in text
 
 
 def with_more_seeds(plan: Plan, seeds: int) -> Plan:

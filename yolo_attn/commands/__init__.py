@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "bench models": ("yolo_attn.commands.bench_models:COMMAND", "whole models: training step, inference, memory, ONNX"),
     "bench detect": ("yolo_attn.commands.bench_detect:DETECT", "does a block help? seeds, controls, intervals"),
+    "bench plan": ("yolo_attn.commands.bench_detect:PLAN", "how many seeds `bench detect` needs, and for how long"),
     "bench places": ("yolo_attn.commands.bench_detect:PLACES", "in which place does a block help most?"),
     "bench cell": ("yolo_attn.commands.bench_detect:CELL", "one run of `bench detect`, for SLURM and other schedulers"),
     "bench status": ("yolo_attn.commands.bench_detect:STATUS", "progress and failures of `bench detect`"),

@@ -1,4 +1,4 @@
-"""`yolo-attn bench detect`, `places`, `cell`, `status`, `report`: their arguments. `yolo_attn.detect` does the rest."""
+"""`yolo-attn bench detect`, `plan`, `places`, `cell`, `status`, `report`: arguments. `yolo_attn.detect` does the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ultralytics.cfg import DEFAULT_CFG_DICT, smart_value
 from ..detect import arguments as checks
 from ..detect import places
 from ..detect.executors import EXECUTORS
-from ..detect.power import read_budget
+from ..detect.planning import plan_seeds
+from ..detect.power import PAIRS, read_budget
 from ..detect.run import conduct, run_cell
 from ..detect.status import print_status
 from ..detect.store import open_store
@@ -40,6 +41,7 @@ SHARED = (
         "seeds", "how many (5 means 0 to 4), which (0,7; a single one is 7,), or auto: see effect; by default 5", SEEDS
     ),
     Argument("effect", "the difference to be found; with seeds=auto as many seeds as that needs", number(above=0)),
+    Argument("resplit", "1 draws another split into training and validation images for each seed", SWITCH, False),
     Argument("budget", "time such as 2h; with seeds=auto no more seeds than fit into it", Type("TIME", read_budget)),
     Argument("metric", "what the verdicts rest on; by default mAP50-95, or top1 for classification"),
     Argument("out", "results folder; by default runs/bench/detect-DATA-...", PATH),
@@ -66,6 +68,10 @@ def _detect(command: str, **values: Any) -> int:
     return conduct(checks.read_request(values, command))
 
 
+def _plan(command: str, **values: Any) -> int:
+    return plan_seeds(values, command)
+
+
 def _places(command: str, **values: Any) -> int:
     return conduct(places.read_places(values, command))
 
@@ -86,14 +92,27 @@ def _report(out: Path, costs: bool, samples: bool) -> int:
     return 0
 
 
+TABLE = (
+    Argument("models", MODELS_HELP, MODELS, required=True),
+    Argument("base", "the stock model; by default the one with whose name the first model's name begins"),
+    Argument("control", "0 leaves out the cost-matched controls", SWITCH, True),
+)
 DETECT = Command(
     "bench detect",
     "Compare models over several seeds with the stock model and with a stock model of the same cost.",
     _detect,
-    Argument("models", MODELS_HELP, MODELS, required=True),
-    Argument("base", "the stock model; by default the one with whose name the first model's name begins"),
-    Argument("control", "0 leaves out the cost-matched controls", SWITCH, True),
+    *TABLE,
     *SHARED,
+    rest=TRAINING,
+    typed=True,
+)
+PLAN = Command(
+    "bench plan",
+    "Print how many seeds of a table detect which difference in which time; a short pilot gives the spread.",
+    _plan,
+    *TABLE,
+    Argument("pilot", "seeds of the pilot, where the folder has no results; 0 runs none", whole(0), PAIRS),
+    *(a for a in SHARED if a.name not in ("seeds", "keep", "costs", "dry", "run")),
     rest=TRAINING,
     typed=True,
 )

@@ -123,6 +123,8 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
     models = read_models(names, base, size)
     models = with_costs(with_controls(models, size) if values["control"] else models, datasets, size)
     _check_freeze(arguments.get("freeze"), models)
+    if values["resplit"] and what == "classify":
+        raise UsageError("resplit=1 is for datasets with label files; those for classification are folders.")
     plan = Plan(
         command=command,
         metric=metric,
@@ -132,6 +134,7 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
         models=tuple(models),
         datasets=datasets,
         versions={**versions(), **_block_modules(models)},
+        resplit=values["resplit"],
         kind=kind,
         local={"start": start_path, "keep": values["keep"]},
     ).with_cells()

@@ -1,4 +1,8 @@
-"""How many seeds a benchmark needs, from the spread of paired differences and the times that its folder already has."""
+"""How many seeds a benchmark needs, from the spread of paired differences and the times that its folder already has.
+
+`bench plan` prints it, and `seeds=auto` applies it. A spread from few pairs is uncertain itself: the true one may be
+larger, and then more seeds are needed; both numbers are printed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,10 @@ from statistics import variance
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
+from .durations import duration, known
 from .plan import Plan
-from .statistics import ENOUGH, detectable
-from .status import duration
+from .sentences import listed, plural
+from .statistics import ENOUGH, POWER, detectable
 from .store import Store
 
 AUTO = "auto"
@@ -30,44 +35,84 @@ def read_budget(text: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
+class Spread(NamedTuple):
+    """The spread of the paired differences to stock on a dataset, pooled over models."""
+
+    data: str
+    deviation: float
+    pairs: int  # all that it comes from
+    degrees: int  # of freedom: each comparison loses one to its mean
+    overlap: float  # as for `statistics.paired`
+
+    @property
+    def upper(self) -> float:
+        """Upper limit that the true deviation exceeds in one of five pilots (Browne, Statistics in Medicine 1995)."""
+        from scipy import stats
+
+        return self.deviation * math.sqrt(self.degrees / float(stats.chi2.ppf(1 - POWER, self.degrees)))
+
+    def detects(self, n: int) -> float:
+        """Smallest difference that four of five tables with so many seeds find."""
+        return detectable(self.deviation, n, self.overlap)
+
+    def seeds_for(self, effect: float) -> int | None:
+        """Fewest seeds, at least `ENOUGH`, that detect a difference; None where `MOST` do not."""
+        return next((n for n in range(ENOUGH, MOST) if self.detects(n) <= effect), None)
+
+
 class Pilot(NamedTuple):
     """What the results in a folder say of a table."""
 
-    deviation: float  # of paired differences with the stock model, pooled over models and datasets
-    pairs: int  # all that it comes from
-    seconds: float  # of a run
-    done: int  # runs
+    spreads: tuple[Spread, ...]  # of the datasets on which enough is done
+    left: tuple[float, ...]  # seconds of the runs of seeds 0, 1, ... that are not done
+    seed: float  # seconds of all runs of a seed
 
-    def seeds_for(self, effect: float) -> int:
-        """Fewest seeds, at least `ENOUGH`, with which four of five tables find a true difference of this size."""
-        return next((n for n in range(ENOUGH, MOST) if detectable(self.deviation, n) <= effect), MOST)
+    def detects(self, n: int) -> float:
+        """Smallest difference that so many seeds detect on every dataset."""
+        return max(s.detects(n) for s in self.spreads)
 
-    def seeds_within(self, budget: float, cells: int, jobs: int) -> int:
-        """Seeds that are done after so many seconds, with `cells` runs a seed and `jobs` at a time."""
-        return min(int((budget * jobs / self.seconds + self.done) // cells), MOST)
+    def seeds_for(self, effect: float) -> int | None:
+        """Fewest seeds that detect a difference on every dataset; None where `MOST` do not."""
+        needed = [s.seeds_for(effect) for s in self.spreads]
+        return None if None in needed else max(n for n in needed if n)
+
+    def seconds_left(self, n: int, jobs: int) -> float:
+        """Time for seeds 0 to n - 1, `jobs` runs at a time, as far as they are not done."""
+        return (math.fsum(self.left[:n]) + self.seed * max(n - len(self.left), 0)) / jobs
+
+    def seeds_within(self, budget: float, jobs: int) -> int:
+        """Seeds that are done after so many seconds."""
+        return next(n for n in range(MOST, -1, -1) if self.seconds_left(n, jobs) <= budget)
 
 
 def pilot(plan: Plan, store: Store) -> Pilot | None:
     """What the results in a folder say of this table, whatever their seeds; None where too little is done."""
     cells = replace(plan, seeds=tuple({*range(SEEDS), *plan.seeds})).with_cells().cells
-    done = {(c.data, c.model, c.seed): r for c in cells if (r := store.result(c.id))}
-    pairs, squares, degrees = 0, 0.0, 0
+    done = {c: r for c in cells if (r := store.result(c.id))}
+    found = []
     for data in plan.datasets:
         scores: dict[str, dict[int, float]] = {m.name: {} for m in plan.models}
-        for (name, model, seed), outcome in done.items():
+        for cell, outcome in done.items():
             value = outcome["values"].get(plan.metric, math.nan)
-            if name == data.name and math.isfinite(value):
-                scores[model][seed] = value
+            if cell.data == data.name and math.isfinite(value):
+                scores[cell.model][cell.seed] = value
         stock = scores.pop(plan.stock.name)
-        for own in scores.values():
-            differences = [own[s] - stock[s] for s in own.keys() & stock.keys()]
-            if len(differences) >= PAIRS:
-                pairs, degrees = pairs + len(differences), degrees + len(differences) - 1
-                squares += variance(differences) * (len(differences) - 1)
-    if not squares:
+        differences = ([own[s] - stock[s] for s in own.keys() & stock.keys()] for own in scores.values())
+        compared = [d for d in differences if len(d) >= PAIRS]
+        pairs = sum(map(len, compared))
+        degrees = pairs - len(compared)
+        squares = sum(variance(d) * (len(d) - 1) for d in compared)
+        if squares:
+            found.append(Spread(data.name, math.sqrt(squares / degrees), pairs, degrees, plan.overlap(data)))
+    if not found:
         return None
-    seconds = sum(float(r["seconds"]) for r in done.values()) / len(done)
-    return Pilot(math.sqrt(squares / degrees), pairs, seconds, len(done))
+    durations = known(done, store.result)
+    left: dict[int, list[float]] = {seed: [] for seed in range(SEEDS)}
+    for cell in cells:
+        if cell.seed in left and cell not in done:
+            left[cell.seed].append(durations.of(cell) or 0.0)
+    whole = math.fsum(durations.of(c) or 0.0 for c in cells if c.seed == 0)
+    return Pilot(tuple(found), tuple(map(math.fsum, left.values())), whole)
 
 
 def with_seeds(plan: Plan, store: Store, values: Mapping[str, Any]) -> Plan:
@@ -85,41 +130,60 @@ def with_seeds(plan: Plan, store: Store, values: Mapping[str, Any]) -> Plan:
         if (fixed := store.read_plan()).command == plan.command:
             return replace(plan, seeds=fixed.seeds).with_cells()
     found = pilot(plan, store)
-    if found is None:
+    missing = [d.name for d in plan.datasets if not found or d.name not in [s.data for s in found.spreads]]
+    if found is None or missing:
         raise UsageError(
-            f"seeds=auto: {store.folder} has no comparison of {PAIRS} seeds with this metric yet, to take the "
-            f"spread from. Run the same command with seeds={PAIRS} first; its runs count."
+            f"seeds=auto: {store.folder} has no comparison of {PAIRS} seeds with this metric on {listed(missing)} yet, "
+            "to take the spread from. Run `yolo-attn bench plan` with the same arguments first; its runs count."
         )
-    cells = len(plan.models) * len(plan.datasets)
-    allowed = found.seeds_within(budget, cells, values["jobs"] or 1) if budget else MOST
+    jobs = values["jobs"] or 1
+    allowed = found.seeds_within(budget, jobs) if budget else MOST
     if allowed < ENOUGH:
         raise UsageError(
-            f"seeds=auto: the budget is enough for {allowed} seeds of {cells} runs, {duration(found.seconds)} each; a "
-            f"verdict needs {ENOUGH}. Give more time or fewer models."
+            f"seeds=auto: the budget is enough for {plural(allowed, 'seed')}; a verdict needs {ENOUGH}, which take "
+            f"about {duration(found.seconds_left(ENOUGH, jobs))}. Give more time or fewer models."
         )
-    n = min(found.seeds_for(effect) if effect else allowed, allowed)
+    n = min((found.seeds_for(effect) or MOST) if effect else allowed, allowed)
+    if n == MOST:
+        raise UsageError(
+            f"seeds=auto: {MOST} seeds do not detect {effect:g}; they detect {found.detects(MOST):.4f}. Give a larger "
+            "effect=, or a budget=."
+        )
     return replace(plan, seeds=tuple(range(n))).with_cells()
 
 
 def advice(plan: Plan, store: Store, values: Mapping[str, Any]) -> list[str]:
     """What these seeds, `effect=` and `budget=` mean, by what is done; nothing where too little is done."""
-    found = pilot(plan, store)
+    found, jobs = pilot(plan, store), values["jobs"] or 1
     if found is None:
         return []
-    cells, jobs = len(plan.models) * len(plan.datasets), values["jobs"] or 1
-    lines = [f"paired differences so far have a standard deviation of {found.deviation:.4f} ({found.pairs} pairs)"]
+    lines = [
+        f"{s.data}: paired differences so far have a standard deviation of {s.deviation:.4f} ({s.pairs} pairs; up to "
+        f"{s.upper:.4f} with 80% confidence)"
+        for s in found.spreads
+    ]
 
     def shown(n: int) -> str:
-        left = max(n * cells - found.done, 0) * found.seconds / jobs
-        return f"{n} seeds, about {duration(left)} more, detect {detectable(found.deviation, n):.4f}"
+        time = duration(found.seconds_left(n, jobs))
+        return f"{plural(n, 'seed')}, about {time} more, detect {found.detects(n):.4f}"
 
     if len(plan.seeds) > 1:
         lines.append(shown(len(plan.seeds)))
-    if values["effect"]:
-        lines.append(f"for effect={values['effect']:g}: {shown(found.seeds_for(values['effect']))}")
-    if values["budget"] and (n := found.seeds_within(values["budget"], cells, jobs)) > 1:
-        lines.append(f"within the budget: {shown(n)}")
+    if effect := values["effect"]:
+        n, cautious = found.seeds_for(effect), _cautious(found).seeds_for(effect)
+        more = f"; {cautious} seeds if the spread is at its upper limit" if cautious and cautious != n else ""
+        known = shown(n) + more if n else f"{MOST} seeds do not detect it; they detect {found.detects(MOST):.4f}"
+        lines.append(f"for effect={effect:g}: {known}")
+    if values["budget"]:
+        n = found.seeds_within(values["budget"], jobs)
+        few = "" if n >= ENOUGH else f"; a verdict needs {ENOUGH}, about {duration(found.seconds_left(ENOUGH, jobs))}"
+        lines.append(f"within the budget: {shown(n) if n > 1 else plural(n, 'seed')}{few}")
     return lines
+
+
+def _cautious(found: Pilot) -> Pilot:
+    """The same with the upper limits of the deviations."""
+    return found._replace(spreads=tuple(s._replace(deviation=s.upper) for s in found.spreads))
 
 
 def added_seeds(plan: Plan, store: Store) -> list[int]:
