@@ -1,4 +1,4 @@
-"""`yolo-attn bench detect`, `plan`, `places`, `cell`, `status`, `report`: arguments. `yolo_attn.detect` does the rest."""
+"""`yolo-attn bench detect`, `plan`, `places`, `cell`, `status`, `report`: arguments for `yolo_attn.detect`."""
 
 from __future__ import annotations
 

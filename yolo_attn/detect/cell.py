@@ -91,12 +91,16 @@ def train(job: dict[str, Any], here: Path) -> dict[str, Any]:
     import yaml
 
     from ..training import gate_log
+    from .resplit import without_label_caches, write_split
 
     (here / "model.yaml").write_text(yaml.safe_dump(job["model"], sort_keys=False), encoding="utf-8")
     if job["root"]:  # a relative path in the YAML would mean another folder here
-        d = yaml.safe_load(Path(job["data"]).read_text(encoding="utf-8", errors="ignore"))
+        d = yaml.safe_load(Path(job["data"]).read_text(encoding="utf-8", errors="ignore")) | {"path": job["root"]}
+        if job["resplit"]:
+            without_label_caches()
+            d |= write_split(job["data"], job["seed"], here)
         job = {**job, "data": str(here / "data.yaml")}
-        Path(job["data"]).write_text(yaml.safe_dump({**d, "path": job["root"]}, sort_keys=False), encoding="utf-8")
+        Path(job["data"]).write_text(yaml.safe_dump(d, sort_keys=False), encoding="utf-8")
     start: str | bool = job["start"] or False
     if start and job["grown"]:
         start = _grown(job, here)
@@ -192,8 +196,8 @@ def _own_random_state(transforms: Any, seed: int) -> Any:
     return transformed
 
 
-def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[str, Any]]:
-    """Values, those of classes and of sizes of objects, and predictions for the report, with the best weights."""
+def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, Any]:
+    """Values, those of classes and sizes of objects and without some images, and predictions, with the best weights."""
     model = _model(job["model"], str(weights))
     seen: dict[str, Any] = {}
     model.add_callback("on_val_end", lambda validator: seen.update(validator=validator))
@@ -202,8 +206,8 @@ def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[s
     found = model.val(**arguments, plots=False, save_json=job["task"] != "classify", verbose=False)
     if job["task"] == "classify":
         values = {"top1": float(found.top1), "top5": float(found.top5)}
-        return {"values": values, "classes": {}, "sizes": {}, "samples": {}}
-    from .sizes import by_size, predictions
+        return {"values": values, "classes": {}, "sizes": {}, "without": [], "samples": {}}
+    from .sizes import of_boxes, predictions
 
     box = getattr(found, {"segment": "seg", "pose": "pose"}.get(job["task"], "box"))
     values = {"mAP50-95": box.map, "mAP50": box.map50, "mAP75": box.map75, "precision": box.mp, "recall": box.mr}
@@ -214,7 +218,7 @@ def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, dict[s
     return {
         "values": {k: float(v) for k, v in values.items()},
         "classes": {job["names"][int(c)]: {"mAP50-95": float(ap), "mAP50": float(ap50)} for c, ap, ap50 in classes},
-        "sizes": by_size(validator) if job["task"] in ("detect", "segment") else {},
+        **(of_boxes(validator) if job["task"] in ("detect", "segment") else {"sizes": {}, "without": []}),
         "samples": predictions(validator, job["samples"], CONFIDENT),
     }
 

@@ -176,7 +176,8 @@ def _plain(text: str) -> str:
 def with_samples(dataset: Dataset, val: Split, folder: Path) -> Dataset:
     """The dataset with small copies of some images of its val split in a results folder, and their true boxes.
 
-    Classification and rotated boxes have no such images.
+    Classification and rotated boxes have no such images. With a split for each seed, there is no image that all runs
+    predict, so the driver does not call this.
     """
     import cv2
 

@@ -54,8 +54,10 @@ def conduct(request: Request, finish: Callable[[Request, Store], str] = report) 
     if values["dry"]:
         return 0
     with store.driver():
-        datasets = zip(request.plan.datasets, request.splits, strict=True)
-        plan = replace(request.plan, datasets=tuple(with_samples(d, val, store.folder) for d, val in datasets))
+        plan = request.plan
+        if not plan.resplit:
+            datasets = zip(plan.datasets, request.splits, strict=True)
+            plan = replace(plan, datasets=tuple(with_samples(d, val, store.folder) for d, val in datasets))
         if values["seeds"] != AUTO:  # which looks at the spread only, not at the differences
             plan = replace(plan, local={**plan.local, "added": added_seeds(plan, store)})
         if remark := store.write_plan(plan):

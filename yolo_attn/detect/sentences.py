@@ -258,6 +258,19 @@ def _of_dataset(results: Results, data: str) -> Iterator[str]:
             f"{data}: {len(few)} of {plural(len(counts), 'class')} have fewer than {BOXES} boxes in the validation "
             f"images ({few[0][1]} the fewest, {few[0][0]}), so scores depend much on which images these are."
         )
+    errors = {
+        r["model"]: (r["image_error"], r["vs_stock"]["deviation"] / r["vs_stock"]["n"] ** 0.5)
+        for r in rows
+        if r["role"] == CANDIDATE and r["image_error"] and r["vs_stock"]["deviation"]
+    }
+    limited = {name: pair for name, pair in errors.items() if pair[0] > pair[1] and not results["resplit"]}
+    if limited and metric == "mAP50-95":
+        images, seeds = max(limited.values())
+        yield (
+            f"{data}: for {listed([*limited])} the choice of the {about['images']['val']} validation images makes the "
+            f"difference to stock more uncertain (standard error up to {images:.3f}) than the seeds do ({seeds:.3f}). "
+            "Verdicts hold for these images; more of them, or resplit=1, would show whether they hold for others."
+        )
     if any(metric in r["metrics"] for r in rows) and not rows[0]["learned"]:
         yield (
             f"{data}: no model reaches {metric} {NEAR_ZERO}. Too little was learned to compare anything; train longer, "

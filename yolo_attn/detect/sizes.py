@@ -1,8 +1,9 @@
-"""Boxes of a validation: labels and predictions in COCO's form, and average precision by size of objects."""
+"""Boxes of a validation in COCO's form, and their average precision by size of objects and without some images."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 #: COCO's bounds on an object's area in pixels of the image file.
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+#: Groups of images that are left out in turn.
+GROUPS = 10
 
 
 class Boxes(NamedTuple):
@@ -82,17 +85,23 @@ def boxes_of(validator: Any) -> Boxes | None:
     return Boxes([label["im_file"] for label in found], shapes, labels, predictions)
 
 
-def by_size(validator: Any) -> dict[str, dict[str, float]]:
-    """mAP50-95 and mAP50 of boxes, for small, medium and large objects, by COCO's definition.
+def of_boxes(validator: Any) -> dict[str, Any]:
+    """Average precision of boxes by COCO's definition, for sizes of objects and without some of the images.
 
     Args:
         validator: Of Ultralytics, after a validation with save_json.
 
     Returns:
-        Size -> objects: their number, and metrics where there are any; empty where names of images are ambiguous.
+        sizes: as `average_precision`; without: mAP50-95 without each tenth of the images, every tenth one, where there
+        are at least two of each. Both are empty where names of images are ambiguous.
     """
     boxes = boxes_of(validator)
-    return {} if boxes is None else average_precision(boxes)
+    if boxes is None:
+        return {"sizes": {}, "without": []}
+    judge = _judged(boxes)
+    sizes = _by_size(boxes, judge)  # first: what follows replaces the judge's figures
+    groups = range(GROUPS if judge and len(boxes.files) >= 2 * GROUPS else 0)
+    return {"sizes": sizes, "without": [_without(judge, group) for group in groups]}
 
 
 def average_precision(boxes: Boxes) -> dict[str, dict[str, float]]:
@@ -104,11 +113,16 @@ def average_precision(boxes: Boxes) -> dict[str, dict[str, float]]:
     Returns:
         Size -> objects: their number, and metrics where there are any.
     """
+    return _by_size(boxes, _judged(boxes))
+
+
+def _judged(boxes: Boxes) -> Any:
+    """pycocotools' COCOeval after its comparison, for all objects and each size; None without predictions."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    counts = {s: sum(low <= a["area"] < high for a in boxes.labels) for s, (low, high) in SIZES.items()}
-    found: dict[str, dict[str, float]] = {size: {"objects": n} for size, n in counts.items()}
+    if not boxes.predictions:
+        return None
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
@@ -118,19 +132,42 @@ def average_precision(boxes: Boxes) -> dict[str, dict[str, float]]:
             "categories": [{"id": c} for c in sorted({a["category_id"] for a in boxes.labels})],
         }
         truth.createIndex()
-        if boxes.predictions:
-            judge = COCOeval(truth, truth.loadRes([dict(p) for p in boxes.predictions]), "bbox")
-            judge.params.areaRng = [[0, 1e10], *([low, high] for low, high in SIZES.values())]
-            judge.params.areaRngLbl = ["all", *SIZES]
-            judge.evaluate()
-            judge.accumulate()
+        judge = COCOeval(truth, truth.loadRes([dict(p) for p in boxes.predictions]), "bbox")
+        judge.params.areaRng = [[0, 1e10], *([low, high] for low, high in SIZES.values())]
+        judge.params.areaRngLbl = ["all", *SIZES]
+        judge.evaluate()
+        judge.accumulate()
+    return judge
+
+
+def _by_size(boxes: Boxes, judge: Any) -> dict[str, dict[str, float]]:
+    """What `average_precision` returns."""
+    counts = {s: sum(low <= a["area"] < high for a in boxes.labels) for s, (low, high) in SIZES.items()}
+    found: dict[str, dict[str, float]] = {size: {"objects": n} for size, n in counts.items()}
     for index, size in enumerate(SIZES, 1):
         if counts[size]:
-            table = judge.eval["precision"][:, :, :, index, -1] if boxes.predictions else None  # IoU, recall, class
+            table = judge.eval["precision"][:, :, :, index, -1] if judge else None  # IoU, recall, class
             for key, part in (("mAP50-95", slice(None)), ("mAP50", slice(0, 1))):
-                kept = table[part][table[part] > -1] if table is not None else None
-                found[size][key] = float(kept.mean()) if kept is not None and len(kept) else 0.0
+                found[size][key] = _mean(table[part]) if table is not None else 0.0
     return found
+
+
+def _mean(table: Any) -> float:
+    """Of the entries that are known; those of classes without objects are -1."""
+    kept = table[table > -1]
+    return float(kept.mean()) if len(kept) else 0.0
+
+
+def _without(judge: Any, group: int) -> float:
+    """mAP50-95 without every tenth image, from a judge that has compared all images."""
+    every, images = judge.evalImgs, len(judge.params.imgIds)  # for each class and range of areas, all images in turn
+    params = copy.deepcopy(judge.params)
+    params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], params.maxDets[-1:]
+    judge.evalImgs = [None if i % images % GROUPS == group else found for i, found in enumerate(every)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge.accumulate(params)
+    judge.evalImgs = every
+    return _mean(judge.eval["precision"])
 
 
 def _classes(validator: Any) -> dict[int, int]:
