@@ -182,6 +182,15 @@ def test_bench_plan_runs_a_pilot_only_where_the_folder_has_no_spread(
         assert "no comparison of 3 seeds yet, to take the spread from: pilot=3 runs them" in text
 
 
+def test_a_pilot_in_which_nothing_was_learned_gives_no_plan(tmp_path: Path) -> None:
+    store = compared(tmp_path, 4, changes=lambda cell: {"values": {"mAP50-95": 0.001 * cell.seed}})
+    plan = replace(store.read_plan(), command="yolo-attn bench plan models=a data=shapes.yaml")
+    assert power.pilot(plan, store) is None and power.unlearned(plan, store) == ["shapes"]
+    text = planning.answer(Request(plan, tmp_path, (), asked(effect=0.01)), store)
+    assert "no model reaches mAP50-95 0.02. Too little was learned" in text and "seeds=auto" not in text
+    assert power.unlearned(replace(plan, arguments={"epochs": 1}), store) == [], "nothing is done of that table"
+
+
 def with_more_seeds(plan: Plan, seeds: int) -> Plan:
     return replace(plan, seeds=tuple(range(seeds))).with_cells()
 

@@ -51,10 +51,9 @@ def read_models(entries: Sequence[str], base: str, size: Size) -> list[Model]:
     """
     d, name = read_yaml(base)
     if len(d.get("scales", ())) > 1:
-        example = re.sub(r"^(yolov?\d+)(?=$|[-.])", r"\1n", base)
         raise UsageError(
             f"the stock model {base} has the scales {', '.join(d['scales'])}, and its name no scale letter. Add one to "
-            f"all names, as in {example}."
+            f"all names, as in {_lettered(base, 'n')}."
         )
     stock = Model(name, STOCK, d, entry=base)
     found = {name: stock}
@@ -131,9 +130,16 @@ def read_yaml(entry: str, scale: str = "") -> tuple[dict[str, Any], str]:
     except ModelError as e:
         raise UsageError(str(e).replace("base=", "models=", 1)) from e
     own = guess_model_scale(entry) or ""
+    if scale and not own and len(d.get("scales", ())) > 1 and not file.is_file():
+        raise UsageError(f"models={entry}: its name has no scale letter. Write {_lettered(entry, scale)}.")
     if own and own not in d.get("scales", own):
         raise UsageError(f"models={entry}: it has no scale {own}; it has {', '.join(d['scales'])}.")
     return _scaled(d, own or scale), Path(entry).name.removesuffix(".yaml").removesuffix(".yml")
+
+
+def _lettered(name: str, scale: str) -> str:
+    """A model's name with a scale letter."""
+    return re.sub(r"^(yolov?\d+)(?=$|[-.])", rf"\1{scale}", name)
 
 
 def _generated(entry: str, base: str) -> tuple[dict[str, Any], str]:

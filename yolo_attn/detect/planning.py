@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from .arguments import Request, read_request
-from .power import AUTO, PAIRS, advice, pilot
+from .power import AUTO, PAIRS, advice, pilot, unlearned
 from .run import conduct
+from .sentences import listed
+from .statistics import NEAR_ZERO
 from .store import Store
 
 
@@ -44,6 +46,12 @@ def answer(request: Request, store: Store) -> str:
     """What the results so far say of more seeds, and the command that runs as many."""
     values = request.values
     lines = advice(request.plan, store, values)
+    if nothing := unlearned(request.plan, store):
+        lines.append(
+            f"{listed(nothing)}: no model reaches {request.plan.metric} {NEAR_ZERO}. Too little was learned for the "
+            "spread to mean anything: train for longer, or start from pretrained weights."
+        )
+        return "\n".join(lines)
     if not lines:
         return (
             f"{store.folder} has no comparison of {PAIRS} seeds yet, to take the spread from: pilot={PAIRS} runs them."

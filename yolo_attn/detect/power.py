@@ -11,14 +11,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import variance
+from statistics import fmean, variance
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .durations import duration, known
-from .plan import Plan
+from .plan import Cell, Dataset, Plan
 from .sentences import listed, plural
-from .statistics import ENOUGH, POWER, detectable
+from .statistics import ENOUGH, NEAR_ZERO, POWER, detectable
 from .store import Store
 
 AUTO = "auto"
@@ -86,33 +86,51 @@ class Pilot(NamedTuple):
 
 
 def pilot(plan: Plan, store: Store) -> Pilot | None:
-    """What the results in a folder say of this table, whatever their seeds; None where too little is done."""
-    cells = replace(plan, seeds=tuple({*range(SEEDS), *plan.seeds})).with_cells().cells
-    done = {c: r for c in cells if (r := store.result(c.id))}
+    """What the results in a folder say of this table, whatever their seeds; None where too little is known."""
+    cells = _cells(plan)
     found = []
     for data in plan.datasets:
-        scores: dict[str, dict[int, float]] = {m.name: {} for m in plan.models}
-        for cell, outcome in done.items():
-            value = outcome["values"].get(plan.metric, math.nan)
-            if cell.data == data.name and math.isfinite(value):
-                scores[cell.model][cell.seed] = value
-        stock = scores.pop(plan.stock.name)
-        differences = ([own[s] - stock[s] for s in own.keys() & stock.keys()] for own in scores.values())
-        compared = [d for d in differences if len(d) >= PAIRS]
+        stock, *others = _scores(plan, store, data)
+        compared = [[own[s] - stock[s] for s in own.keys() & stock.keys()] for own in others]
+        compared = [d for d in compared if len(d) >= PAIRS]
         pairs = sum(map(len, compared))
         degrees = pairs - len(compared)
         squares = sum(variance(d) * (len(d) - 1) for d in compared)
-        if squares:
+        if squares and _learned(stock, *others):
             found.append(Spread(data.name, math.sqrt(squares / degrees), pairs, degrees, plan.overlap(data)))
     if not found:
         return None
-    durations = known(done, store.result)
-    left: dict[int, list[float]] = {seed: [] for seed in range(SEEDS)}
+    durations, left = known(cells, store.result), dict.fromkeys(range(SEEDS), 0.0)
     for cell in cells:
-        if cell.seed in left and cell not in done:
-            left[cell.seed].append(durations.of(cell) or 0.0)
+        if cell.seed in left and store.result(cell.id) is None:
+            left[cell.seed] += durations.of(cell) or 0.0
     whole = math.fsum(durations.of(c) or 0.0 for c in cells if c.seed == 0)
-    return Pilot(tuple(found), tuple(map(math.fsum, left.values())), whole)
+    return Pilot(tuple(found), tuple(left.values()), whole)
+
+
+def unlearned(plan: Plan, store: Store) -> list[str]:
+    """Datasets with results in which no model has learned enough to compare anything."""
+    scores = {d.name: _scores(plan, store, d) for d in plan.datasets}
+    return [name for name, found in scores.items() if any(found) and not _learned(*found)]
+
+
+def _cells(plan: Plan) -> tuple[Cell, ...]:
+    """The cells that a folder may have results of."""
+    return replace(plan, seeds=tuple({*range(SEEDS), *plan.seeds})).with_cells().cells
+
+
+def _scores(plan: Plan, store: Store, data: Dataset) -> list[dict[int, float]]:
+    """Seed -> score of each model on a dataset, the stock model first."""
+    scores: dict[str, dict[int, float]] = {m.name: {} for m in (plan.stock, *plan.models)}
+    for cell in _cells(replace(plan, datasets=(data,))):
+        value = (store.result(cell.id) or {"values": {}})["values"].get(plan.metric, math.nan)
+        if math.isfinite(value):
+            scores[cell.model][cell.seed] = value
+    return [*scores.values()]
+
+
+def _learned(*scores: dict[int, float]) -> bool:
+    return any(own and fmean(own.values()) >= NEAR_ZERO for own in scores)
 
 
 def with_seeds(plan: Plan, store: Store, values: Mapping[str, Any]) -> Plan:
@@ -134,7 +152,8 @@ def with_seeds(plan: Plan, store: Store, values: Mapping[str, Any]) -> Plan:
     if found is None or missing:
         raise UsageError(
             f"seeds=auto: {store.folder} has no comparison of {PAIRS} seeds with this metric on {listed(missing)} yet, "
-            "to take the spread from. Run `yolo-attn bench plan` with the same arguments first; its runs count."
+            "of models that learned something, to take the spread from. Run `yolo-attn bench plan` with the same "
+            "arguments first; its runs count."
         )
     jobs = values["jobs"] or 1
     allowed = found.seeds_within(budget, jobs) if budget else MOST

@@ -72,9 +72,8 @@ def train(
             (time and share after the first one) whenever the share changes.
         stop: Ends the run when it is set.
     """
-    more = {"OMP_NUM_THREADS": str(threads)}
-    if device not in ("cpu", ""):
-        more["CUDA_VISIBLE_DEVICES"] = device
+    # Threads are set by the process itself: OMP_NUM_THREADS stays what it is for plain `yolo train`.
+    more = {"CUDA_VISIBLE_DEVICES": device} if device not in ("cpu", "") else {}
     try:
         if shutil.disk_usage(folder).free < ROOM:
             return End(FULL, f"less than {ROOM >> 20} MiB are free in {folder}")
