@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from yolo_attn.detect import tables
+from yolo_attn.detect import report, tables
 from yolo_attn.detect.report import text
 from yolo_attn.detect.results import gather
 
@@ -201,6 +201,38 @@ def test_latex_escapes_whatever_a_name_has(name: str) -> None:
     found = text.tex(name)
     plain = re.sub(r"\\textbackslash\{\}|\\textasci\w+\{\}|\$[<>|+-]\$|\\[&%$#_{}]", "", found)
     assert not re.search(r"[\\&%$#_{}~^<>|]", plain)
+
+
+def test_the_ablation_table_has_what_was_varied_and_what_it_costs(results: dict[str, Any]) -> None:
+    found = tables.ablation(results, "shapes")
+    assert found is not None
+    ours = next([cell for _, cell in line] for line in found.rows if line[0][0] == "ours")
+    assert [c.text for c in ours] == [
+        *("ours", "+10.0%", "+25.0%", f"{statistics.mean(SCORES['ours']):.3f}", f"{statistics.mean(GAIN):+.3f}")
+    ]
+    assert ours[-1].verdict == "better" and ours[-1].note == "{:+.3f} to {:+.3f}".format(*ends(GAIN))
+    alone = {**results, "rows": [r for r in results["rows"] if r["model"] != "cheap"]}
+    assert tables.ablation(alone, "shapes") is None
+
+
+def test_comparisons_have_the_sign_flip_test(results: dict[str, Any]) -> None:
+    shown = table(results, "Comparisons")
+    position = [c.title for c in shown.columns].index("sign-flip p")
+    line = next([cell for _, cell in line] for line in shown.rows if line[0][0] == "ours")
+    assert line[position].text == f"{2 / 32:.3f}", "all five differences have one sign"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_the_paper_compiles_with_all_its_tables_and_figures(tmp_path: Path) -> None:
+    report.write_report(compared(tmp_path, datasets=("shapes", "b_c%")), measure_costs=False)
+    written = (tmp_path / "paper" / "paper.tex").read_text(encoding="utf-8")
+    for name in ("overall", "shapes-models", "shapes-ablation", "b_c--models", "methods"):
+        assert rf"\input{{{name}}}" in written
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path / "paper", capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper" / "paper.pdf").stat().st_size > 30_000
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")

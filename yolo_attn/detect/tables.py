@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..inside.shares import is_closed, percent
 from .models import MATCH
-from .plan import CONTROL, STOCK
+from .plan import CANDIDATE, CONTROL, STOCK
+from .pooling import COLUMNS
 from .ranking import RANKED, verdict_text
 from .results import PARTS
-from .sentences import comparisons, plural, rate, rows_of, signed
+from .sentences import comparisons, plural, rate, rows_of, signed, stock_row
 from .statistics import NUMBERS
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ HEAD = ("data", "task", "model", "role")
 FIRST = {
     "results": (*HEAD, "subset", "objects", "seeds", "failed"),
     "cells": ("id", "data", "model", "seed", "state", "reason", "seconds", "peak_bytes", "device", "threads", "order"),
+    "pooled": COLUMNS,
     "places": ("data", "rank", "model", "role", "place", "form", "effect", "effect_low", "effect_high", "verdict"),
 }
 VERSUS = (*NUMBERS, "verdict", "why")
@@ -95,11 +97,12 @@ def frame_of(rows: Sequence[Row], first: Iterable[str] = ()) -> pl.DataFrame:
 
 
 def frames(results: Results) -> dict[str, pl.DataFrame]:
-    """The frames by the names of their files: results, cells and, of `bench places`, places."""
+    """The frames by the names of their files: results, cells, and where there are any pooled and places."""
     rows = {
         "results": [line for r in results["rows"] for line in _result(r)],
         "cells": list(map(_cell, results["cells"])),
     }
+    rows |= {"pooled": results["pooled"]} if results["pooled"] else {}
     rows |= {"places": results["places"]} if "places" in results else {}
     return {name: frame_of(found, FIRST[name]) for name, found in rows.items()}
 
@@ -157,6 +160,53 @@ def of_dataset(results: Results, data: str) -> list[Table]:
     places = [_places(found["places"].filter(data=data))] if "places" in found else []
     first = [*places, _models(results, frame), _comparisons(results, data), _costs(results, frame), _scores(frame)]
     return [*first, *_parts(results, rows_of(results, data), data)]
+
+
+def overall(results: Results) -> Table | None:
+    """Estimates over all datasets and over candidates with one block; None where nothing is pooled."""
+    if not results["pooled"]:
+        return None
+    columns = [
+        text("what", "what"),
+        Column("models", "models"),
+        Column("datasets", "datasets"),
+        Column("difference to stock", "mean", signed, ("low", "high")),
+        Column("sd between datasets", "tau", decimals(3)),
+        text("verdict", "verdict", cell=lambda r: Cell("", "", r["verdict"])),
+    ]
+    note = (
+        f"Paired differences in {results['metric']} with the 95% interval of their mean. Candidates are averaged seed "
+        "by seed; datasets are pooled by a random-effects model (DerSimonian and Laird; interval of Hartung and Knapp, "
+        "which with two datasets is very wide)."
+    )
+    return Table("Overall", note, frame_of(results["pooled"], COLUMNS), columns, first=True)
+
+
+def ablation(results: Results, data: str) -> Table | None:
+    """The candidates by what was varied, with what each costs and gains over stock; None for fewer than two."""
+    entries = {m["name"]: m["entry"] for m in results["models"]}
+    rows = rows_of(results, data, CANDIDATE)
+    if len(rows) < 2:
+        return None
+    stock, metric, lines = stock_row(results, data), results["metric"], []
+    for row in rows:
+        block, place, form = [*entries[row["model"]].split("@"), "", ""][:3]
+        more = {k: row["cost"][k] / stock["cost"][k] - 1 for k in ("parameters", "gflops")}
+        versus = {k: row["vs_stock"][k] for k in ("mean", "t_low", "t_high", "verdict")}
+        score = row["metrics"].get(metric, {"mean": None})["mean"]
+        lines.append({"block": block, "place": place or None, "form": form or None, "score": score, **more, **versus})
+    percentages: Callable[[float], str] = "{:+.1%}".format
+    gain = Column("difference to stock", "mean", signed, ("t_low", "t_high"))
+    columns = [
+        text("model or block", "block"),
+        *(text(key, key) for key in ("place", "form") if any(line[key] for line in lines)),
+        Column("parameters", "parameters", percentages),
+        Column("GFLOPs", "gflops", percentages),
+        Column(metric, "score", decimals(3)),
+        gain._replace(cell=lambda row: gain.of(row)._replace(verdict=row["verdict"])),
+    ]
+    note = f"Costs and {metric} relative to stock {stock['model']}; differences with the 95% interval of their mean."
+    return Table("Ablation", note, frame_of(lines), columns)
 
 
 def _models(results: Results, frame: pl.DataFrame) -> Table:
@@ -233,12 +283,16 @@ def _comparisons(results: Results, data: str) -> Table:
         Column("difference, t interval", "mean", signed, ("t_low", "t_high")),
         Column("bootstrap from", "bootstrap_low", signed),
         Column("to", "bootstrap_high", signed),
+        Column("sign-flip p", "p_sign", decimals(3)),
         Column("smallest detectable", "detectable", decimals(3)),
         text("verdict", "verdict", cell=lambda r: Cell("", r["why"], r["verdict"])),
     ]
     for row in found:
         del row["differences"]
-    note = f"Paired differences in {results['metric']} with both 95% intervals of their mean."
+    note = (
+        f"Paired differences in {results['metric']} with both 95% intervals of their mean, and the two-sided p value "
+        "of the exact sign-flip test, which assumes no distribution (with five seeds it is at least 0.063)."
+    )
     return Table("Comparisons", note, frame_of(found, ("model", "other", *VERSUS)), columns)
 
 

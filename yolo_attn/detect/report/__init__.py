@@ -53,15 +53,19 @@ def write_report(store: Store, measure_costs: bool = True, samples: bool = True)
         pictures = _draw(results, folder)
         files = {"report.html": page.html(shown, results, folder), "report.md": text.report(shown, pictures)}
         files |= {f"{name}.csv": frame.write_csv() for name, frame in tables.frames(results).items()}
-        paper = {
-            "methods.tex": text.tex(text.methods(results)) + "\n",
-            "blocks.bib": text.bibtex(m.d for m in plan.models),
-        }
+        bib = text.bibtex(m.d for m in plan.models)
+        paper = {"methods.tex": text.tex(text.methods(results)) + "\n", "blocks.bib": bib}
+        if shown["overall"]:
+            paper["overall.tex"] = text.latex(shown["overall"], shown["overall"].note, "tab:overall")
         for stem, data in zip(text.stems(pictures), shown["datasets"], strict=True):
-            for table in data["tables"]:
+            more = tables.ablation(results, data["name"])
+            for table in [*data["tables"], *([more] if more else [])]:
                 name = f"{stem}-{table.title.split()[0].lower()}"
                 caption = f"{table.title} on {data['name']}. {table.note}"
                 paper[f"{name}.tex"] = text.latex(table, caption, f"tab:{name}")
+        latex = [name.removesuffix(".tex") for name in paper if name.endswith(".tex") and name != "methods.tex"]
+        figures = [name.removesuffix(".png") for names in pictures.values() for name in names]
+        paper["paper.tex"] = text.document(latex, figures)
         for name, content in {**files, **{f"paper/{name}": content for name, content in paper.items()}}.items():
             write_text(folder / name, content)
     except OSError as e:

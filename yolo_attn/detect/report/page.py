@@ -44,6 +44,7 @@ def content(results: Results) -> dict[str, Any]:
         "answer": results["summary"][0],
         "findings": results["summary"][1:],
         "warnings": results["warnings"],
+        "overall": tables.overall(results),
         "datasets": [
             {"name": d["name"], "about": text.described(d), "tables": tables.of_dataset(results, d["name"])}
             for d in results["datasets"]

@@ -254,8 +254,11 @@ def _curves(results: Results, data: str, column: str, look: Mapping[str, Look], 
     colours = alt.Scale(domain=names, range=[look[n].colour for n in names])
     dashes = alt.Scale(domain=names, range=[[4, 3] if look[n].hollow else [1, 0] for n in names])
     point = {"size": 30, "opacity": int(all(len(r["epoch"]) == 1 for r in rows))}
+    values = [v for r in rows for v in (*r["low"], *r["high"])]
+    within = column.startswith("metrics/")
+    scale = alt.Scale(domain=list(frame(values, [], (0.0, 1.0))), nice=False) if within else alt.Scale(zero=False)
     line = base.mark_line(strokeWidth=1.8, point=point).encode(
-        y=alt.Y("mean:Q", title=column, scale=alt.Scale(zero=False)),
+        y=alt.Y("mean:Q", title=column, scale=scale),
         color=alt.Color("model:N", scale=colours, **more),
         strokeDash=alt.StrokeDash("model:N", scale=dashes, **more),
         tooltip=["model:N", "epoch:Q", *(alt.Tooltip(f"{k}:Q", format=".4f") for k in ("mean", "low", "high"))],

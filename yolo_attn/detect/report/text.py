@@ -18,16 +18,29 @@ from ..tables import BEST, NOTHING, Cell, Table
 #: How a verdict comes about, for readers.
 RULE = (
     "A model is better or worse than another if both 95% intervals of the mean paired difference, Student's t and the "
-    f"bootstrap (percentiles, {RESAMPLES} resamples), exclude zero on the same side; otherwise the two are not "
+    f"bootstrap (BCa, {RESAMPLES} resamples), exclude zero on the same side; otherwise the two are not "
     f"distinguishable with these seeds. With fewer than {ENOUGH} seeds, or where no model has learned anything, the "
     "comparison is preliminary. The smallest detectable difference is one that four of five such runs would find. The "
     "cost control is the stock model enlarged to the candidate's GFLOPs: a gain over stock that is none over the "
     "control is a gain from size, not from the block."
 )
+_CORRECTED = (
+    "Each seed has its own split into training and validation images; because trainings share images, the variance of "
+    "the mean difference is multiplied by one plus the number of seeds times the number of validation images over that "
+    "of training images (Nadeau and Bengio, 2003). "
+)
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "²": "$^2$"}
 TEX |= {c: f"\\{c}" for c in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$", NOTHING: "--"}
 
 
+#: A document with all tables and figures, to look at them and to copy from.
+DOCUMENT = r"""\documentclass{article}
+\usepackage{booktabs,graphicx}
+\usepackage[margin=2cm]{geometry}
+\begin{document}
+%s
+\end{document}
+"""
 #: caption, label, kinds of columns, header, rows
 LATEX = r"""%% needs \usepackage{booktabs}
 \begin{table*}[t]
@@ -68,6 +81,8 @@ def report(shown: Mapping[str, Any], pictures: Mapping[str, Iterable[str]]) -> s
     for title in ("warnings", "findings"):
         items = "\n".join(f"- {escaped(line)}" for line in shown[title])
         blocks += [f"## {title.capitalize()}", items] if items else []
+    if table := shown["overall"]:
+        blocks += [f"## {table.title}", escaped(table.note), markdown(table)]
     for data in shown["datasets"]:
         blocks += [f"## {escaped(data['name'])}", escaped(data["about"])]
         for table in data["tables"]:
@@ -108,6 +123,13 @@ def latex(table: Table, caption: str, label: str) -> str:
     return LATEX % (tex(caption), label, kinds, "\n".join(head), "\n".join(body))
 
 
+def document(tables: Iterable[str], figures: Iterable[str]) -> str:
+    """A document that shows the tables and figures of its folder, by their file names without endings."""
+    lines = [rf"\input{{{name}}}" for name in tables]
+    lines += [rf"\begin{{figure}}\centering\includegraphics{{{name}.pdf}}\end{{figure}}" for name in figures]
+    return DOCUMENT % "\n".join([*lines, r"\section*{Methods}", r"\input{methods}"])
+
+
 def facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Everything that somebody else would need to repeat the runs."""
 
@@ -120,6 +142,8 @@ def facts(results: Mapping[str, Any]) -> dict[str, str]:
     found |= {"arguments": pairs(results["arguments"], "="), "versions": pairs(results["versions"])}
     found["starting weights"] = f"{start['name']}, SHA-256 {start['sha256']}" if start else "none: from scratch"
     found["seeds"] = listed(results["seeds"]) or "none"
+    if results["resplit"]:
+        found["splits"] = "training and validation images drawn again for each seed, the same for all models"
     return found | {f"machine {i}": pairs(m) for i, m in enumerate(results["machines"], 1)}
 
 
@@ -129,7 +153,7 @@ def methods(results: Mapping[str, Any]) -> str:
     return (
         f"We trained {listed(others)} with {plural(len(results['seeds']), 'seed')} each; scores are those of the best "
         "epoch on the validation images. Models of a seed see the same images in the same order, and differences in "
-        f"{results['metric']} are taken seed by seed. {RULE} Settings: "
+        f"{results['metric']} are taken seed by seed. {_CORRECTED if results['resplit'] else ''}{RULE} Settings: "
         f"{'; '.join(f'{key}: {value}' for key, value in facts(results).items())}."
     )
 
