@@ -30,9 +30,10 @@ FIELDS = ("round", "kind", "train_seconds", "wall_seconds", "load", "cores", "ep
 
 def timed(command: list[str], folder: Path) -> tuple[float, float]:
     """Seconds of the training and of the whole process of a command that trains somewhere in a folder."""
-    began = time.perf_counter()
     before = set(folder.rglob("results.csv"))
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    began = time.perf_counter()
+    # A session of its own for each, as a run of `bench detect` has: Linux may share CPU time between sessions.
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, start_new_session=True)
     wall = time.perf_counter() - began
     (written,) = set(folder.rglob("results.csv")) - before
     rows = [{k.strip(): v for k, v in row.items()} for row in csv.DictReader(written.open(encoding="utf-8"))]

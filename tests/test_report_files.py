@@ -68,8 +68,8 @@ def test_the_paper_folder_has_tables_methods_and_the_papers_of_the_blocks(tmp_pa
     report.write_report(store, measure_costs=False)
     paper = tmp_path / "paper"
     assert {p.name for p in paper.glob("*.tex")} == {
-        "methods.tex",
-        *(f"bccd-{t}.tex" for t in ("models", "comparisons", "costs", "scores", "sizes", "classes")),
+        *("methods.tex", "overall.tex", "paper.tex"),
+        *(f"bccd-{t}.tex" for t in ("models", "comparisons", "costs", "scores", "sizes", "classes", "ablation")),
     }
     methods = (paper / "methods.tex").read_text(encoding="utf-8")
     for part in ("yolov8n-smtsam", "imgsz=320", "ultralytics 8.4.190", "seeds: 0 and 1"):

@@ -227,7 +227,7 @@ def test_comparisons_have_the_sign_flip_test(results: dict[str, Any]) -> None:
 def test_the_paper_compiles_with_all_its_tables_and_figures(tmp_path: Path) -> None:
     report.write_report(compared(tmp_path, datasets=("shapes", "b_c%")), measure_costs=False)
     written = (tmp_path / "paper" / "paper.tex").read_text(encoding="utf-8")
-    for name in ("overall", "shapes-models", "shapes-ablation", "b_c--models", "methods"):
+    for name in ("overall", "shapes-models", "shapes-ablation", "b_c-models", "methods"):
         assert rf"\input{{{name}}}" in written
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path / "paper", capture_output=True, text=True, errors="replace")

@@ -81,13 +81,13 @@ def report(shown: Mapping[str, Any], pictures: Mapping[str, Iterable[str]]) -> s
     for title in ("warnings", "findings"):
         items = "\n".join(f"- {escaped(line)}" for line in shown[title])
         blocks += [f"## {title.capitalize()}", items] if items else []
-    if table := shown["overall"]:
-        blocks += [f"## {table.title}", escaped(table.note), markdown(table)]
     for data in shown["datasets"]:
         blocks += [f"## {escaped(data['name'])}", escaped(data["about"])]
         for table in data["tables"]:
             blocks += [f"### {table.title}", escaped(table.note), markdown(table)]
         blocks += [f"![{escaped(name.removesuffix('.png'))}]({name})" for name in pictures[data["name"]]]
+    if table := shown["overall"]:
+        blocks += [f"## {table.title}", escaped(table.note), markdown(table)]
     command = " ".join(shown["command"].replace("`", "'").split())
     facts = "\n".join(f"- {escaped(key)}: {escaped(value)}" for key, value in shown["facts"].items())
     blocks += ["## How to read this", escaped(shown["rule"]), "## What was run", f"```sh\n{command}\n```", facts]
