@@ -37,6 +37,7 @@ def test_each_task_has_its_own_stock_model() -> None:
     ("names", "base", "said"),
     [
         (["yolov8n-sk", "yolov8s-sk"], "yolov8n", "yolov8s-sk has scale s, but the stock model yolov8n has scale n"),
+        (["yolov8-sk"], "yolov8n", "its name has no scale letter. Write yolov8n-sk."),
         (["yolov8-sk"], "yolov8", "the stock model yolov8 has the scales n, s, m, l, x, and its name no scale letter"),
     ],
 )

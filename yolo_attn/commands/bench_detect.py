@@ -42,6 +42,7 @@ SHARED = (
     ),
     Argument("effect", "the difference to be found; with seeds=auto as many seeds as that needs", number(above=0)),
     Argument("resplit", "1 draws another split into training and validation images for each seed", SWITCH, False),
+    Argument("test", "1 also scores the best weights on the test split: metric='test mAP50-95'", SWITCH, False),
     Argument("budget", "time such as 2h; with seeds=auto no more seeds than fit into it", Type("TIME", read_budget)),
     Argument("metric", "what the verdicts rest on; by default mAP50-95, or top1 for classification"),
     Argument("out", "results folder; by default runs/bench/detect-DATA-...", PATH),

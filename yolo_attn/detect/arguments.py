@@ -28,7 +28,7 @@ from .models import Size, blocks_of, read_models, read_yaml, stock_of, with_cost
 from .plan import DETECT, Dataset, Model, Plan, digest, versions
 from .power import AUTO, with_seeds
 from .report import check_installed
-from .statistics import METRICS, metrics_of
+from .statistics import METRICS, TEST, metrics_of
 from .store import Store
 from .work import environment
 
@@ -46,7 +46,7 @@ REFUSED = {
     "time": "a time limit gives every model another number of epochs; use epochs=",
     "verbose": "the output of a run is in its log.txt",
     "plots": "the report has the plots",
-    "split": "scores are those of the val split",
+    "split": "scores are those of the val split; test=1 adds those of the test split",
     "source": "that is for prediction",
     "format": "that is for export",
 }
@@ -107,24 +107,25 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
     base = values["base"] or stock_of(names)
     what = task_of(read_yaml(base)[0])
     metric = values["metric"] or metrics_of(what)[0]
-    if metric not in metrics_of(what):
-        known = ", ".join(metrics_of(what))
+    if metric.removeprefix(TEST) not in metrics_of(what) or (metric.startswith(TEST) and not values["test"]):
+        known = ", ".join(metrics_of(what)) + f"; with test=1 also '{TEST}{metrics_of(what)[0]}' and so on"
         raise UsageError(f"metric={metric}: no such metric for {what}.{suggest(metric, METRICS)} Choices: {known}.")
     # The same folder for the same data, training arguments and weights, whatever the models and seeds.
+    for name in ("resplit", "test"):
+        if values[name] and what == "classify":
+            raise UsageError(f"{name}=1 is for datasets with label files; those for classification are folders.")
     name = f"{kind}-{name_of(values['data'][0])}-{digest([','.join(values['data']), arguments, start])[:8]}"
     folder = Path(values["out"] or Path("runs", "bench", name))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"out={folder}: this is no folder.")
     read: list[tuple[Dataset, Split]] = []
     for source in values["data"]:
-        read.append(read_dataset(source, what, arguments, [d.name for d, _ in read]))
+        read.append(read_dataset(source, what, arguments, [d.name for d, _ in read], values["test"]))
     datasets = tuple(d for d, _ in read)
     size = Size(arguments["imgsz"], len(datasets[0].names))
     models = read_models(names, base, size)
     models = with_costs(with_controls(models, size) if values["control"] else models, datasets, size)
     _check_freeze(arguments.get("freeze"), models)
-    if values["resplit"] and what == "classify":
-        raise UsageError("resplit=1 is for datasets with label files; those for classification are folders.")
     plan = Plan(
         command=command,
         metric=metric,
@@ -135,6 +136,7 @@ def read_request(values: Mapping[str, Any], command: str, kind: str = DETECT, na
         datasets=datasets,
         versions={**versions(), **_block_modules(models)},
         resplit=values["resplit"],
+        test=values["test"],
         kind=kind,
         local={"start": start_path, "keep": values["keep"]},
     ).with_cells()

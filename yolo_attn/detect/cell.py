@@ -208,19 +208,29 @@ def validate(job: dict[str, Any], here: Path, weights: Path) -> dict[str, Any]:
         values = {"top1": float(found.top1), "top5": float(found.top5)}
         return {"values": values, "classes": {}, "sizes": {}, "without": [], "samples": {}}
     from .sizes import of_boxes, predictions
+    from .statistics import TEST
 
-    box = getattr(found, {"segment": "seg", "pose": "pose"}.get(job["task"], "box"))
-    values = {"mAP50-95": box.map, "mAP50": box.map50, "mAP75": box.map75, "precision": box.mp, "recall": box.mr}
-    if box is not found.box:
-        values |= {"box mAP50-95": found.box.map, "box mAP50": found.box.map50}
-    classes = zip(box.ap_class_index, box.ap, box.ap50, strict=True)
+    box, values = _values(found, job["task"])
     validator = seen["validator"]
+    if job["test"]:
+        on_test = model.val(**arguments | {"name": "test"}, split="test", plots=False, save_json=False, verbose=False)
+        values |= {f"{TEST}{name}": value for name, value in _values(on_test, job["task"])[1].items()}
+    classes = zip(box.ap_class_index, box.ap, box.ap50, strict=True)
     return {
         "values": {k: float(v) for k, v in values.items()},
         "classes": {job["names"][int(c)]: {"mAP50-95": float(ap), "mAP50": float(ap50)} for c, ap, ap50 in classes},
         **(of_boxes(validator) if job["task"] in ("detect", "segment") else {"sizes": {}, "without": []}),
         "samples": predictions(validator, job["samples"], CONFIDENT),
     }
+
+
+def _values(found: Any, task: str) -> tuple[Any, dict[str, Any]]:
+    """The metric of a task's own heads, and all values by name."""
+    box = getattr(found, {"segment": "seg", "pose": "pose"}.get(task, "box"))
+    values = {"mAP50-95": box.map, "mAP50": box.map50, "mAP75": box.map75, "precision": box.mp, "recall": box.mr}
+    if box is not found.box:
+        values |= {"box mAP50-95": found.box.map, "box mAP50": found.box.map50}
+    return box, values
 
 
 def curves(file: Path) -> dict[str, list[float]]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
+from .statistics import TEST
+
 #: The most epochs that a curve shows. A curve still rises if the last tenth of its epochs adds over this share.
 EPOCHS, RISING = 150, 0.02
 Results = Mapping[str, Any]
@@ -15,7 +17,7 @@ Results = Mapping[str, Any]
 def curve_columns(results: Results, data: str) -> list[str]:
     """Columns that the trainings of a dataset have, that of the metric first."""
     columns = [k for c in results["cells"] if c["data"] == data for k in c["curves"] if k not in ("epoch", "time")]
-    metric = results["metric"]
+    metric = results["metric"].removeprefix(TEST)  # trainings are validated on the validation split
     wanted = {"top1": "accuracy_top1", "top5": "accuracy_top5"}.get(metric, metric.removeprefix("box "))
     endings = ("(B)",) if metric.startswith("box ") else ("(M)", "(P)", "(B)", "")
     first = next((n for e in endings if (n := f"metrics/{wanted}{e}") in columns), "")

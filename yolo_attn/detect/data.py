@@ -37,7 +37,11 @@ class Split(NamedTuple):
 
 
 def read_dataset(
-    source: str, task: str, arguments: Mapping[str, Any] | None = None, taken: Iterable[str] = ()
+    source: str,
+    task: str,
+    arguments: Mapping[str, Any] | None = None,
+    taken: Iterable[str] = (),
+    test: bool = False,
 ) -> tuple[Dataset, Split]:
     """Read and check a dataset.
 
@@ -46,6 +50,7 @@ def read_dataset(
         task: Of the models.
         arguments: Of the trainings; fraction, classes and single_cls change what they use.
         taken: Names that are in use.
+        test: Whether its test split is used, too; for datasets with label files.
 
     Returns:
         The dataset, without images for the report, and its val split.
@@ -66,7 +71,10 @@ def read_dataset(
     messages: list[str] = []
     try:
         with _collected(messages):
-            d, splits = (_classification if task == "classify" else _labelled)(source, config)
+            if task == "classify":
+                d, splits = _classification(source, config)
+            else:
+                d, splits = _labelled(source, config, ("train", "val", *["test"] * test))
     except UsageError:
         raise
     except Exception as e:  # SyntaxError, FileNotFoundError, RuntimeError, the YAML parser's own
@@ -95,17 +103,17 @@ def name_of(source: str) -> str:
     return path.resolve().parent.name if path.stem in ("data", "dataset") and path.is_file() else path.stem
 
 
-def _labelled(source: str, config: Any) -> tuple[dict[str, Any], dict[str, Split]]:
-    """The description of a dataset with label files, and its splits."""
+def _labelled(source: str, config: Any, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Split]]:
+    """The description of a dataset with label files, and these splits of it."""
     from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
 
     d = check_det_dataset(source)
     splits = {}
-    for split in ("train", "val"):
+    for split in names:
         if not d.get(split):
             raise UsageError(f"data={source} has no {split} split.")
-        found: Any = build_yolo_dataset(config, d[split], batch=1, data=d, mode=split)
+        found: Any = build_yolo_dataset(config, d[split], batch=1, data=d, mode="train" if split == "train" else "val")
         near = next((f for f in found.im_files if not Path(f).is_absolute()), None)
         if near is not None:
             raise UsageError(

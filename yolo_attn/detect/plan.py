@@ -95,6 +95,7 @@ class Plan:
     cells: tuple[Cell, ...] = ()  # in the order of the runs: seed by seed, so that an early end leaves complete pairs
     format: int = FORMAT
     resplit: bool = False  # every seed has a split of its own into training and validation images
+    test: bool = False  # the best weights are also scored on the test split
     kind: str = DETECT  # the command that made it: detect, or places, whose report ranks them
     local: dict[str, Any] = field(default_factory=dict)  # decides no result: start (a path), keep, added (seeds)
 
@@ -131,7 +132,7 @@ class Plan:
 
     def identity(self, model: Model, data: Dataset, seed: int) -> dict[str, Any]:
         """What decides a cell's result."""
-        more = {"resplit": True} if self.resplit else {}
+        more = {name: True for name in ("resplit", "test") if getattr(self, name)}
         return more | {
             "format": FORMAT,
             "model": {k: v for k, v in model.d.items() if k != "yaml_file"},
@@ -165,6 +166,7 @@ class Plan:
             "start": self.local.get("start", ""),
             "keep": self.local.get("keep", False),
             "resplit": self.resplit,
+            "test": self.test,
             "seed": cell.seed,
             "arguments": self.arguments,
             "versions": self.versions,

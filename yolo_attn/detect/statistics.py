@@ -22,6 +22,8 @@ from typing import Any
 
 #: Metrics that `metric=` takes.
 METRICS = ("mAP50-95", "mAP50", "mAP75", "precision", "recall", "box mAP50-95", "box mAP50", "top1", "top5")
+#: Before the name of a metric: on the test split, of the weights that are the best on the validation split.
+TEST = "test "
 BETTER, WORSE, SAME, NONE = "better", "worse", "not distinguishable", "no verdict"
 PRELIMINARY = "preliminary"
 #: Pairs that a verdict needs before a report prints it.

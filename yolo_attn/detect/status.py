@@ -82,7 +82,7 @@ class Progress:
         text = ", ".join(filter(None, [*parts, tally.last]))
         if self.live:
             end = "\n" if tally.full or self.ended == self.total else ""
-            text = f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}"
+            text = f"\r\x1b[K{text[: (shutil.get_terminal_size().columns or 80) - 1]}"
         print(text, end=end if self.live else "\n", file=sys.stderr, flush=True)
 
 
