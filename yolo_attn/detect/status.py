@@ -42,7 +42,7 @@ def describe(plan: Plan, store: Store, jobs: int = 1) -> str:
         lines.append(f"  {d.name}: {d.task}, {d.images['train']} + {d.images['val']} images, {len(d.names)} classes")
     seeds, done = plural(len(plan.seeds), "seed"), len(plan.cells) - len(open_cells)
     lines.append(
-        f"{len(plan.models)} models x {plural(len(plan.datasets), 'dataset')} x {seeds} = {len(plan.cells)} runs, "
+        f"{plural(len(plan.models), 'model')} x {plural(len(plan.datasets), 'dataset')} x {seeds} = {plural(len(plan.cells), 'run')}, "
         f"{done} done, in {store.folder}"
     )
     if len(plan.seeds) < 2:
