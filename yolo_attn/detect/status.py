@@ -42,8 +42,8 @@ def describe(plan: Plan, store: Store, jobs: int = 1) -> str:
         lines.append(f"  {d.name}: {d.task}, {d.images['train']} + {d.images['val']} images, {len(d.names)} classes")
     seeds, done = plural(len(plan.seeds), "seed"), len(plan.cells) - len(open_cells)
     lines.append(
-        f"{plural(len(plan.models), 'model')} x {plural(len(plan.datasets), 'dataset')} x {seeds} = {plural(len(plan.cells), 'run')}, "
-        f"{done} done, in {store.folder}"
+        f"{plural(len(plan.models), 'model')} x {plural(len(plan.datasets), 'dataset')} x {seeds} = "
+        f"{plural(len(plan.cells), 'run')}, {done} done, in {store.folder}"
     )
     if len(plan.seeds) < 2:
         lines.append(f"With {seeds} the report has no intervals and no verdicts: an effect may be chance.")
