@@ -117,7 +117,7 @@ def average_precision(boxes: Boxes) -> dict[str, dict[str, float]]:
 
 
 def _judged(boxes: Boxes) -> Any:
-    """pycocotools' COCOeval after its comparison, for all objects and each size; None without predictions."""
+    """COCOeval after its comparison, for all objects and each size; None without predictions."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
