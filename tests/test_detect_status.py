@@ -108,24 +108,6 @@ def test_every_command_prints_the_same_remaining_time(tmp_path: Path, capsys: py
     assert "12 min left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("columns", (0, 30, 200))
-def test_the_line_on_a_terminal_names_the_run_and_the_last_score(
-    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Terminals in containers report zero columns."""
-    monkeypatch.setattr(status.sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(status.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
-    plan = folder(tmp_path, lambda m, d, s: s == 2).read_plan()
-    running = [c for c in plan.cells if c.seed == 2][:1]
-    status.Progress(plan, Store(tmp_path))(Tally(done=4, last="last: ours on bccd, seed 1: mAP50-95 0.451"), running)
-    line = capsys.readouterr().err.partition("\x1b[K")[2]
-    assert line.startswith("4/6 runs done") and len(line) < (columns or 80)
-    if columns != 30:
-        assert "stock on bccd, seed 2 0%" in line
-    if columns == 200:
-        assert line.endswith("last: ours on bccd, seed 1: mAP50-95 0.451")
-
-
 def test_the_status_of_a_stopped_benchmark_says_how_to_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -244,7 +244,7 @@ def test_latex_compiles_with_names_that_are_markup(tmp_path: Path) -> None:
     for model in found["models"]:
         model["name"] = {COMPARED[1][0]: models[1][0]}.get(model["name"], model["name"])
     body = "\n".join(text.latex(t, t.note, f"tab:{i}") for i, t in enumerate(tables.of_dataset(found, "shapes")))
-    preamble = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}"
+    preamble = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
     methods = text.tex(text.methods(found))
     (tmp_path / "main.tex").write_text(f"{preamble}\n{methods}\n{body}\\end{{document}}\n", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]

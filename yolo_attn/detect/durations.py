@@ -62,7 +62,7 @@ def projected(progress: Mapping[str, Any]) -> float | None:
     The first epoch contains the start of the process and is slower: once there are more, the others count.
     """
     share = float(progress.get("share", 0))
-    if share <= 0:
+    if share <= 0 or "began" not in progress:
         return None
     began, now = float(progress["began"]), float(progress.get("at") or time.time())
     since, first = progress.get("first") or (began, 0.0)
@@ -75,6 +75,6 @@ def known(cells: Iterable[Cell], result: Callable[[str], Mapping[str, Any] | Non
     """The durations of the cells that are done; `result`: id -> outcome."""
     found = Durations()
     for cell in cells:
-        if outcome := result(cell.id):
+        if (outcome := result(cell.id)) and "seconds" in outcome:
             found.add(cell, float(outcome["seconds"]))
     return found

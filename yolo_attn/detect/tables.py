@@ -291,7 +291,7 @@ def _comparisons(results: Results, data: str) -> Table:
         del row["differences"]
     note = (
         f"Paired differences in {results['metric']} with both 95% intervals of their mean, and the two-sided p value "
-        "of the exact sign-flip test, which assumes no distribution (with five seeds it is at least 0.063)."
+        "of the exact sign-flip test, which assumes no distribution (with five seeds it is at least 1/16)."
     )
     return Table("Comparisons", note, frame_of(found, ("model", "other", *VERSUS)), columns)
 

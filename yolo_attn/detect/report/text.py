@@ -42,17 +42,18 @@ DOCUMENT = r"""\documentclass{article}
 \end{document}
 """
 #: caption, label, kinds of columns, header, rows
-LATEX = r"""%% needs \usepackage{booktabs}
+LATEX = r"""%% needs \usepackage{booktabs,graphicx}
 \begin{table*}[t]
 \caption{%s}\label{%s}
 \centering\footnotesize\setlength{\tabcolsep}{4pt}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%%
 \begin{tabular}{%s}
 \toprule
 %s
 \midrule
 %s
 \bottomrule
-\end{tabular}
+\end{tabular}}
 \end{table*}
 """
 
