@@ -190,7 +190,8 @@ def ablation(results: Results, data: str) -> Table | None:
         return None
     stock, metric, lines = stock_row(results, data), results["metric"], []
     for row in rows:
-        block, place, form = [*entries[row["model"]].split("@"), "", ""][:3]
+        entry = entries[row["model"]]
+        block, place, form = [*([entry] if "&" in entry else entry.split("@")), "", ""][:3]
         more = {k: row["cost"][k] / stock["cost"][k] - 1 for k in ("parameters", "gflops")}
         versus = {k: row["vs_stock"][k] for k in ("mean", "t_low", "t_high", "verdict")}
         score = row["metrics"].get(metric, {"mean": None})["mean"]
