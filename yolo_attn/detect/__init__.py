@@ -7,9 +7,10 @@ own. Results are files in one folder, so the same command resumes after any inte
 to read the report.
 
     arguments, models, controls, data   the command line becomes a plan
-    plan, power                         models, datasets, the identity of every cell; how many seeds it needs
+    plan, power, planning               models, datasets, the identity of every cell; how many seeds it needs
     run, executors                      the driver, and where runs take place: this machine, or a Ray cluster
-    work, cell                          one run: the process that watches it, and the process that trains
-    store, status, results, curves      the results folder: written, watched, read
+    work, cell, resplit                 one run: the process that watches it, the one that trains, the split of a seed
+    store, status, durations            the results folder: written and watched; remaining times
+    results, curves, sizes, overall     the results folder: read; average precision of sizes; several datasets
     costs, places                       latency; the table of `bench places`
 """

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import costs, pooling, ranking, sentences
+from . import costs, overall, ranking, sentences
 from .models import blocks_of
 from .plan import CANDIDATE, PLACES, Cell, Dataset, Model, Plan
 from .statistics import NEAR_ZERO, paired, reported, spread
@@ -54,7 +54,7 @@ def gather(store: Store) -> dict[str, Any]:
             "costs": measured.get("setup", {}),
         }
     )
-    results["pooled"] = finite(pooling.pooled(results))
+    results["pooled"] = finite(overall.pooled(results))
     if plan.kind == PLACES:
         results["places"] = ranking.ranking(results)
     results["warnings"] = [*sentences.warnings(results), *measured.get("remarks", [])]

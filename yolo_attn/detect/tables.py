@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..inside.shares import is_closed, percent
 from .models import MATCH
+from .overall import COLUMNS
 from .plan import CANDIDATE, CONTROL, STOCK
-from .pooling import COLUMNS
 from .ranking import RANKED, verdict_text
 from .results import PARTS
 from .sentences import comparisons, plural, rate, rows_of, signed, stock_row

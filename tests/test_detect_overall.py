@@ -12,7 +12,7 @@ from fabricated import COMPARED, SCORES, compared
 from scipy import stats
 
 from yolo_attn.detect import results
-from yolo_attn.detect.pooling import ALL, random_effects
+from yolo_attn.detect.overall import ALL, random_effects
 from yolo_attn.detect.results import gather
 from yolo_attn.detect.statistics import BETTER, PRELIMINARY, SAME
 
