@@ -47,9 +47,9 @@ def main(weights: str, folder: str, *jobs: str) -> None:
     for job in jobs:
         block, form = job.split(":")
         rows = measure(block, form, weights, str(Path(folder, "data.yaml").resolve()), images)
-        old = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+        old = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
         others = [r for r in old if (r["block"], r["format"]) != (block, form)]
-        with path.open("w", newline="") as f:
+        with path.open("w", encoding="utf-8", newline="") as f:
             writer = csv.DictWriter(f, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows([*others, *rows])

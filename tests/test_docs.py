@@ -35,6 +35,11 @@ def blocks_of(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def joined(path: Path) -> str:
+    """A text, with commands of several lines in one."""
+    return re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
+
+
 # --- what is generated
 
 
@@ -92,7 +97,7 @@ def parser_of(command: str) -> Command:
 
 @every_text
 def test_every_command_line_is_accepted_by_its_parser(path: Path) -> None:
-    for line in re.findall(r"^(?: {4})?(yolo-attn .*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+    for line in re.findall(r"^(?: {4})?(yolo-attn .*)$", joined(path), re.MULTILINE):
         for part in re.split(r" [|>] ", line):
             if part.startswith("yolo-attn "):
                 command, arguments = commands.split(shlex.split(part, comments=True)[1:])
@@ -102,7 +107,7 @@ def test_every_command_line_is_accepted_by_its_parser(path: Path) -> None:
 
 @every_text
 def test_every_yolo_command_has_arguments_of_ultralytics(path: Path) -> None:
-    for line in re.findall(r"^(?: {4})?(?:.* && )?(yolo .*=.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+    for line in re.findall(r"^(?: {4})?(?:.* && )?(yolo .*=.*)$", joined(path), re.MULTILINE):
         arguments = dict(part.split("=", 1) for part in shlex.split(line, comments=True) if "=" in part)
         cfg.check_dict_alignment(vars(cfg.get_cfg()), arguments)
 
