@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from yolo_attn import commands
-from yolo_attn.measure import cases, latency, operators, whole_models
+from yolo_attn.measure import cases, operators, runtime_latency, whole_models
 from yolo_attn.measure.conditions import Conditions
 
 
@@ -156,7 +156,7 @@ def test_bench_models_writes_every_measure_of_every_model(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_exported_files_are_measured_in_their_runtimes(tmp_path: Path) -> None:
     models, conditions = ["yolov8n.yaml", "yolov8n-sk.yaml"], Conditions.of("cpu", "float32", 1)
-    rows = latency.measure(models, conditions, ("torch", "onnx"), imgsz=64, repeats=2, clock="cpu")
+    rows = runtime_latency.measure(models, conditions, ("torch", "onnx"), imgsz=64, repeats=2, clock="cpu")
     assert {(r["model"], r["measure"]) for r in rows} == {
         (model, measure) for model in ("yolov8n", "yolov8n-sk") for measure in ("inference", "ONNX Runtime")
     }

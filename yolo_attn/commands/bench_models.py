@@ -30,7 +30,7 @@ def run(
     clock: str,
 ) -> int:
     """Measure, print, and write the CSV."""
-    from ..measure import latency, whole_models
+    from ..measure import runtime_latency, whole_models
     from ..measure.conditions import Conditions
     from ..measure.table import write_csv
 
@@ -45,7 +45,7 @@ def run(
     files = whole_models.check_models(models) if models else whole_models.default_models()
     out.mkdir(parents=True, exist_ok=True)
     if runtime:
-        rows = latency.measure(files, conditions, runtime, imgsz, repeats, clock)
+        rows = runtime_latency.measure(files, conditions, runtime, imgsz, repeats, clock)
     else:
         rows = whole_models.measure(files, conditions, imgsz, batch, repeats, onnx, images)
     whole_models.print_results(rows)
