@@ -39,14 +39,21 @@ from yolo_attn.yamls.shipped_costs import Cost
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 
-#: Page -> addresses of its papers; blocks of other papers are on the last page.
+#: Page -> addresses of its papers.
 PAGES: dict[str, tuple[str, ...]] = {
     "smt": ("https://arxiv.org/abs/2307.08579",),
     "litv2": ("https://arxiv.org/abs/2205.13213", "https://arxiv.org/abs/2105.14217"),
     "sknet": ("https://arxiv.org/abs/1903.06586",),
     "cloformer": ("https://arxiv.org/abs/2303.17803",),
     "acmix": ("https://arxiv.org/abs/2111.14556",),
-    "relatives": (),
+    "cbam": ("https://arxiv.org/abs/1807.06521",),
+    "mlca": ("https://doi.org/10.1016/j.engappai.2023.106442",),
+    "senetv2": ("https://arxiv.org/abs/2311.10807",),
+    "aff": ("https://arxiv.org/abs/2009.14082",),
+    "fla": ("https://arxiv.org/abs/2308.00442",),
+    "cga": ("https://arxiv.org/abs/2305.07027",),
+    "msda": ("https://arxiv.org/abs/2302.01791",),
+    "irmb": ("https://arxiv.org/abs/2301.01146",),
 }
 #: Page -> short names of the blocks whose claims it lists.
 CLAIMED = {"smt": ("sam",), "litv2": ("hilo", "dtm"), "sknet": ("sk",), "cloformer": ("attnconv",), "acmix": ("acmix",)}
@@ -257,7 +264,7 @@ def page_of(block: registry.Block) -> str:
     """The page that describes a block."""
     if block.requires:
         return BASELINES
-    return next((page for page, papers in PAGES.items() if block.paper in papers), "relatives")
+    return next(page for page, papers in PAGES.items() if block.paper in papers)
 
 
 def footnote(link: str) -> str:
