@@ -102,9 +102,10 @@ the same unit.
 * coreml: the conversion alone; Core ML runs on Apple's systems only.
 * batch 4: one export with `batch=4`, run with four images.
 * half: `half=True` (`quantize=16`); the runtime may still compute in float32. TorchScript in float16 needs a GPU.
-* AttnConv in float16 is not equal in ONNX with these random weights, which amplify its rounding several thousand times;
-  trained weights were not measured.
-* `nms=True` is not compared: with random weights, rounding decides which of many nearly equal boxes remain.
+* AttnConv in float16 is not equal in ONNX with these random weights; neither the cause nor trained weights were
+  examined.
+* `nms=True` is not in the table. Five comparisons, one of them with the stock model, differed from PyTorch by 0.77 to
+  0.86 of the largest coordinate; whether other boxes remain or the comparison is wrong was not found out.
 * INT8: below.
 * Not run: PaddlePaddle, LiteRT (SavedModel) and ExecuTorch, whose packages need an older PyTorch or conflict with these
   (`yolo-attn export` compares the last two), and TensorRT, RKNN, Edge TPU, IMX, Axelera and others, whose compilers or
@@ -123,8 +124,9 @@ is farther from float64 than 2.2 times the distance of float32 PyTorch.
     yolo export model=best.pt format=onnx imgsz=640 int8=True data=coco128.yaml
 
 In INT8 files for ONNX and OpenVINO the blocks stay in float: `yolo export` leaves the nodes of their rows out of
-quantisation, and logs how many. INT8 gives a tensor 256 values between its extremes; most weights of a softmax over
-hundreds of positions are smaller than one step and become zero. Other formats quantise the blocks too; `yolo export`
+quantisation, and logs how many. A likely reason for what they lose otherwise: INT8 gives a tensor 256 values
+between its extremes, and most weights of a softmax over hundreds of positions are smaller than one step; it was not
+examined node by node. Other formats quantise the blocks too; `yolo export`
 warns before it writes such a file.
 
 {int8}
