@@ -8,8 +8,8 @@ They use convolutions, matrix products, softmax, elementwise operations, reshape
 dimensions, pixel shuffle, slices and concatenation alone: no scaled_dot_product_attention, no infinity, and gathers
 only where `fixed_sizes` allows them.
 
-Shapes  B batch, C channels, D channels of a head, h heads, H W height and width, N queries, M keys, s side of a tile,
-        Y X tiles along the axes
+Shapes  B batch, C channels, I input channels of a convolution, D channels of a head, h heads, H W height and width,
+        N queries, n queries that are computed at a time, M keys, s side of a tile, Y X tiles along the axes
 """
 
 from __future__ import annotations
