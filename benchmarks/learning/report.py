@@ -22,9 +22,8 @@ BASELINE = "lr1"
 MARGIN = 0.005
 #: Seeds that a default needs; recipes with fewer were tried in a first pass.
 SEEDS = 5
-#: Numbers of optimizer steps at which the share is listed, and the least length of a training in the figure.
+#: Numbers of optimizer steps at which the share is listed.
 STEPS = (100, 300, 1000, 3000)
-LONG = 1000
 FIELDS = (
     "data",
     "block",
@@ -230,7 +229,7 @@ def _steps(results: Sequence[Result]) -> list[str]:
 
 
 def draw(results: Sequence[Result], file: Path) -> None:
-    """Share and mAP50-95 of every recipe on the left, share against steps on the right."""
+    """Share and mAP50-95 of every recipe on the left; on the right share against steps, mean over blocks and seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -242,11 +241,14 @@ def draw(results: Sequence[Result], file: Path) -> None:
         left.annotate(recipe, (100 * mean, delta), xytext=(4, 4), textcoords="offset points", fontsize="small")
     left.axhline(-MARGIN, color="0.6", linestyle=":")
     left.set(xlabel="mean share of the signal (%)", ylabel=f"mean mAP50-95 minus that of {BASELINE}")
-    for (data, block, recipe), result in longest([r for r in results if competes(r["recipe"])]).items():
-        shares = curve(result)
-        if result["steps"] >= LONG:
-            right.plot(list(shares), [100 * v for v in shares.values()], label=f"{block}, {recipe}, {data}")
-    right.set(xlabel="optimizer steps", ylabel="mean share of the signal (%)", xscale="log")
+    curves: dict[tuple[str, str, int], list[dict[float, float]]] = defaultdict(list)
+    for r in results:
+        if r.get("curve") and competes(r["recipe"]):
+            curves[r["data"], r["recipe"], r["steps"]].append(curve(r))
+    for (data, recipe, _), found in sorted(curves.items()):
+        n = sorted(found[0])
+        right.plot(n, [100 * statistics.fmean(c[x] for c in found) for x in n], label=f"{recipe}, {data}")
+    right.set(xlabel="optimizer steps", ylabel="mean share of the signal (%)", xscale="log", ylim=(0, None))
     if right.lines:
-        right.legend(fontsize="small")
+        right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     FigureCanvasAgg(figure).print_png(file)
