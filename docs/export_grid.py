@@ -126,7 +126,7 @@ is farther from float64 than 2.2 times the distance of float32 PyTorch.
 In INT8 files for ONNX and OpenVINO the blocks stay in float: `yolo export` leaves the nodes of their rows out of
 quantisation, and logs how many. A likely reason for what they lose otherwise: INT8 gives a tensor 256 values
 between its extremes, and most weights of a softmax over hundreds of positions are smaller than one step; it was not
-examined node by node. Other formats quantise the blocks too; `yolo export`
+examined node by node. In OpenVINO it makes little difference. Other formats quantise the blocks too; `yolo export`
 warns before it writes such a file.
 
 {int8}
